@@ -1,0 +1,34 @@
+# Every target sets up what it needs in .venv; Python 3.11+, make and pip are all a machine must have.
+PYTHON ?= python3
+RUN := .venv/bin/
+DEMO ?= demo-run
+
+.PHONY: demo test test-slow lint bench clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/ready  ## train on the English that every Python carries, then write a paragraph
+	rm -rf $(DEMO)
+	$(RUN)feedback-transformer train --preset demo --out $(DEMO)
+	$(RUN)feedback-transformer generate $(DEMO) --prompt "The " --max-new-tokens 400 --temperature 0.7
+
+lint: .venv/ready
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+test: lint  ## everything that must hold, in less than ten minutes on two cores
+	$(RUN)pytest -n 2
+
+test-slow: .venv/ready  ## the long versions
+	$(RUN)pytest -n 2 -m slow
+
+bench: .venv/ready
+	$(RUN)python benchmarks/speed.py
+
+clean:
+	rm -rf .venv .cache dist build $(DEMO)

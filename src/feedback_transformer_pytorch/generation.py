@@ -1,0 +1,129 @@
+"""Sampling, with the memory and the unfinished segment as the only state: a token costs the same however much was
+written before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .memory import Memory
+from .model import FeedbackTransformer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: only the k likeliest tokens may be drawn; None for all.
+        top_p: only the likeliest tokens whose probabilities just reach p may be drawn (Holtzman et al. 2020);
+            None for all.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}; it must be at least 0 and finite")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+    def draw(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One token (B,) from logits (B, V)."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        logits = logits.float() / self.temperature
+        if self.top_k is not None:
+            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < least, float("-inf"))
+        if self.top_p is not None:
+            ranked, order = logits.softmax(-1).sort(descending=True)
+            beyond = ranked.cumsum(-1) - ranked >= self.top_p
+            logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+class Reader:
+    """Reads text a few tokens at a time and gives the logits of what comes next.
+
+    The state is the memory up to the last whole segment, and the fewer than S tokens after it. The logits are those
+    of `model` over the whole text when a further token follows in the same segment, as it does in training.
+    """
+
+    def __init__(self, model: FeedbackTransformer, memory: Memory | None = None) -> None:
+        self.model = model
+        self.memory = memory
+        self.pending: Tensor | None = None
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor) -> Tensor:
+        """Reads tokens (B, n >= 1); returns the logits (B, V) after the last."""
+        if self.pending is not None:
+            tokens = torch.cat([self.pending, tokens], dim=1)
+        seq_len = self.model.config.seq_len
+        whole = tokens.shape[1] // seq_len * seq_len
+        logits = None
+        if whole:
+            logits, self.memory = self.model(tokens[:, :whole], self.memory, return_memory=True)
+        self.pending = tokens[:, whole:] if whole < tokens.shape[1] else None
+        if self.pending is not None:
+            segment = self.pending
+            if segment.shape[1] == 1:
+                # A lone token would have no own key, which it has inside a longer segment; nobody sees its neighbour.
+                segment = segment.expand(-1, 2)
+            logits = self.model(segment, self.memory)[:, : self.pending.shape[1]]
+        assert logits is not None
+        return logits[:, -1]
+
+
+def generate(
+    model: FeedbackTransformer,
+    prompt: Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    memory: Memory | None = None,
+) -> Iterator[Tensor]:
+    """Continues a prompt, token by token.
+
+    Args:
+        prompt: (B, n >= 1) tokens.
+        max_new_tokens: how many tokens to draw.
+        temperature, top_k, top_p: see `Sampling`.
+        generator: the source of randomness.
+        memory: what precedes the prompt, as a call of the model returned it.
+
+    Yields:
+        tokens (B,).
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    sampling = Sampling(temperature, top_k, top_p)
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
+    return _continue(Reader(model, memory), prompt, max_new_tokens, sampling, generator)
+
+
+def _continue(
+    reader: Reader, tokens: Tensor, count: int, sampling: Sampling, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    for _ in range(count):
+        token = sampling.draw(reader.read(tokens), generator)
+        yield token
+        tokens = token[:, None]

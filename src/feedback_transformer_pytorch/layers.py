@@ -1,0 +1,96 @@
+"""The modules that own the parameters: attention, feed-forward, and the block made of the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import FeedbackConfig
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the queries of one segment may attend to, the same for all layers. n is the number of memory slots.
+
+    Attributes:
+        keys: (B, n, G, E), the memory's.
+        values: (B, n, G, E), the memory's.
+        own: whether the segment's own keys follow the memory's.
+        bias: (H, S, n + own*S) or (B, H, S, n + own*S), added to the scores; very negative where a key is hidden.
+        seeing: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
+    """
+
+    keys: Tensor
+    values: Tensor
+    own: bool
+    bias: Tensor
+    seeing: Tensor | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to attend to for any row."""
+        return not self.own and self.keys.shape[1] == 0
+
+
+class Attention(nn.Module):
+    """Pre-norm attention over the memory and, causally, over the segment itself."""
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        super().__init__()
+        self.heads, self.dim_head, self.dropout = config.heads, config.dim_head, config.attn_dropout
+        inner = config.heads * config.dim_head
+        self.norm = nn.LayerNorm(config.dim)
+        self.to_q = nn.Linear(config.dim, inner, bias=False)
+        self.to_out = nn.Linear(inner, config.dim)
+
+    def forward(self, x: Tensor, context: Context, to_kv: nn.Linear) -> Tensor:
+        """(B, S, D) to (B, S, D), without the residual.
+
+        `to_kv`, shared by all layers, makes the segment's own keys and values.
+        """
+        x = self.norm(x)
+        k, v = context.keys, context.values
+        if context.own:
+            own_k, own_v = to_kv(x).unflatten(-1, (2, -1, self.dim_head)).unbind(2)
+            k, v = torch.cat([k, own_k], dim=1), torch.cat([v, own_v], dim=1)
+        q = self.to_q(x) * self.dim_head**-0.5
+        q = q.unflatten(-1, (k.shape[2], -1, self.dim_head))  # (B, S, G, H/G, E)
+        scores = torch.einsum("bsgre,bnge->bgrsn", q, k).flatten(1, 2) + context.bias
+        probabilities = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        out = torch.einsum("bgrsn,bnge->bsgre", probabilities.unflatten(1, (k.shape[2], -1)), v)
+        out = self.to_out(out.flatten(2))
+        return out if context.seeing is None else torch.where(context.seeing, out, 0)
+
+
+class FeedForward(nn.Module):
+    """Pre-norm GEGLU feed-forward (Shazeer 2020), four times the model's width."""
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        super().__init__()
+        self.dropout = config.ff_dropout
+        self.norm = nn.LayerNorm(config.dim)
+        self.to_hidden = nn.Linear(config.dim, 8 * config.dim)
+        self.to_out = nn.Linear(4 * config.dim, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to (B, S, D), without the residual."""
+        value, gate = self.to_hidden(self.norm(x)).chunk(2, dim=-1)
+        return self.to_out(F.dropout(F.gelu(gate) * value, self.dropout, self.training))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each added to what went in."""
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feedforward = FeedForward(config)
+
+    def forward(self, x: Tensor, context: Context, to_kv: nn.Linear) -> Tensor:
+        """(B, S, D) to (B, S, D). With nothing to attend to, the attention is skipped whole."""
+        if not context.empty:
+            x = x + self.attention(x, context, to_kv)
+        return x + self.feedforward(x)

@@ -1,0 +1,2 @@
+from .stack import Stack as Stack
+from .stepwise import stepwise as stepwise

@@ -1,0 +1,36 @@
+"""What is walked through time: the blocks, the mix of their states, and the projection into the memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import FeedbackConfig
+from ..layers import Block
+from ..position import RelativePosition
+
+
+class Stack(nn.Module):
+    """The parameters of the recurrence.
+
+    Attributes:
+        layers: L blocks.
+        to_kv: D to 2*G*E, keys first; the one projection of all layers, and of the memory.
+        layer_weight: (L+1,), mixes the embedding and the states of all layers into what the memory stores.
+        position: the attention bias by distance.
+    """
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.to_kv = nn.Linear(config.dim, 2 * config.kv_dim, bias=False)
+        self.layer_weight = nn.Parameter(torch.ones(config.depth + 1))
+        self.position = RelativePosition(config.heads)
+
+    def mix(self, states: list[Tensor]) -> Tensor:
+        """L+1 states (B, S, D) to the one (B, S, D) that goes into the memory (the paper's equation 2)."""
+        if self.config.keep_last_hidden:
+            return states[-1]
+        weight = self.layer_weight.softmax(0)
+        return (torch.stack(states) * weight[:, None, None, None]).sum(0)

@@ -1,0 +1,146 @@
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from feedback_transformer_pytorch import FeedbackDecoder, FeedbackTransformer, InputError, Memory
+
+SMALL: dict[str, Any] = {"num_tokens": 7, "dim": 8, "depth": 2, "mem_len": 3, "heads": 2, "dim_head": 4}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_first_example_of_the_page_of_0_0_11(device: str) -> None:
+    model = FeedbackTransformer(
+        num_tokens=20000,
+        dim=512,
+        depth=6,
+        seq_len=2,
+        mem_len=256,
+        dim_head=64,
+        heads=8,
+        attn_dropout=0.1,
+        ff_dropout=0.1,
+    ).to(device)
+    x = torch.randint(0, 20000, (2, 64)).to(device)
+    assert model(x).shape == (2, 64, 20000)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_second_example_of_the_page_of_0_0_11(device: str) -> None:
+    model = FeedbackTransformer(num_tokens=20000, dim=512, depth=6, seq_len=32, mem_len=256, keep_last_hidden=True).to(
+        device
+    )
+    x1, x2, x3 = torch.randint(0, 20000, (3, 2, 256)).to(device)
+    with torch.no_grad():
+        _, mem1 = model(x1, return_memory=True)
+        _, mem2 = model(x2, memory=mem1, return_memory=True)
+        out3, _mem3 = model(x3, memory=mem2, return_memory=True)
+    assert out3.shape == (2, 256, 20000)
+
+
+def test_memory_is_a_named_pair() -> None:
+    model = FeedbackTransformer(**SMALL).double()
+    x = torch.randint(0, 7, (2, 5))
+    _, memory = model(x, return_memory=True)
+    keys, values = memory
+    assert keys is memory.keys is memory[0]
+    assert values is memory.values is memory[1]
+    assert keys.shape == (2, 3, 8)
+    assert memory.detach().keys.grad_fn is None
+    assert keys.grad_fn is not None
+    assert torch.equal(model(x, memory), model(x, (keys, values)))
+    restored = pickle.loads(pickle.dumps(memory.detach()))
+    assert torch.equal(restored.values, values)
+
+
+def test_decoder_takes_embeddings_and_is_what_the_model_runs() -> None:
+    model = FeedbackTransformer(**SMALL)
+    x = torch.randint(0, 7, (2, 5))
+    states, memory = model.decoder(model.token_emb(x), return_memory=True)
+    assert states.shape == (2, 5, 8)
+    logits, same = model(x, return_memory=True)
+    assert torch.equal(model.to_logits(states), logits)
+    assert torch.equal(memory.keys, same.keys)
+    assert (
+        "to_logits.weight" not in FeedbackDecoder(**{k: v for k, v in SMALL.items() if k != "num_tokens"}).state_dict()
+    )
+
+
+def test_implementation_can_be_set_after_construction() -> None:
+    model = FeedbackTransformer(**SMALL)
+    assert model.implementation == "auto"
+    model.implementation = "stepwise"
+    assert model.decoder.implementation == "stepwise"
+    with pytest.raises(InputError, match="implementation is 'fast'; it must be one of"):
+        model.implementation = "fast"  # type: ignore[assignment]
+
+
+def test_state_dict_round_trip() -> None:
+    model, other = FeedbackTransformer(**SMALL), FeedbackTransformer(**SMALL)
+    other.load_state_dict(model.state_dict())
+    x = torch.randint(0, 7, (2, 5))
+    assert torch.equal(model(x), other(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_runs_in_other_precisions(dtype: torch.dtype) -> None:
+    model = FeedbackTransformer(**SMALL).to(dtype)
+    out, memory = model(torch.randint(0, 7, (2, 5)), return_memory=True)
+    assert out.dtype == memory.keys.dtype == dtype
+    assert out.isfinite().all()
+
+
+def test_autocast_keeps_the_memory_in_bf16() -> None:
+    model = FeedbackTransformer(**SMALL)
+    x = torch.randint(0, 7, (2, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        out, memory = model(x, return_memory=True)
+    assert out.dtype == memory.keys.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), model(x), rtol=0.1, atol=0.1)
+
+
+X = torch.zeros(2, 5, dtype=torch.long)
+KEYS = torch.zeros(2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("x", "arguments", "message"),
+    [
+        (X + 7, {}, "x holds token 7; tokens must be in [0, num_tokens=7)"),
+        (X - 1, {}, "x holds token -1"),
+        (X[:, :0], {}, "x is torch.int64 (2, 0)"),
+        (X[0], {}, "x is torch.int64 (5,)"),
+        (X.float(), {}, "x is torch.float32 (2, 5); it must be whole numbers"),
+        (
+            X,
+            {"memory": (KEYS[:1], KEYS[:1])},
+            "memory.keys is (1, 3, 8); it must be (batch=2, n, kv_heads*dim_head=2*4=8)",
+        ),
+        (X, {"memory": (KEYS[..., :4], KEYS)}, "memory.keys is (2, 3, 4)"),
+        (X, {"memory": (KEYS, KEYS[:, :2])}, "memory.keys is (2, 3, 8) but memory.values (2, 2, 8)"),
+        (X, {"memory": 3}, "memory is a int; it must be a Memory or a pair"),
+        (X, {"memory": Memory(KEYS, KEYS, torch.ones(3))}, "memory.lengths is (3,); it must be (2,)"),
+        (X, {"memory": (KEYS.to("meta"), KEYS)}, "memory.keys is on meta, the input on cpu"),
+        (X, {"mask": torch.ones(2, 4, dtype=torch.bool)}, "mask is torch.bool (2, 4); it must be torch.bool (2, 5)"),
+        (X, {"reset": torch.ones(2, 5)}, "reset is torch.float32 (2, 5)"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(x: Any, arguments: dict[str, Any], message: str) -> None:
+    model = FeedbackTransformer(**SMALL)
+    with pytest.raises(InputError, match=re.escape(message)):
+        model(x, **arguments)
+
+
+def test_a_decoder_refuses_what_is_no_embedding() -> None:
+    decoder = FeedbackDecoder(**{k: v for k, v in SMALL.items() if k != "num_tokens"})
+    with pytest.raises(InputError, match=re.escape("x is torch.float32 (2, 5, 9); it must be floating point")):
+        decoder(torch.zeros(2, 5, 9))
+
+
+def test_a_memory_longer_than_mem_len_is_trimmed_to_its_newest() -> None:
+    model = FeedbackTransformer(**SMALL)
+    x, keys = torch.randint(0, 7, (2, 5)), torch.randn(2, 6, 8)
+    assert torch.equal(model(x, (keys, keys)), model(x, (keys[:, 3:], keys[:, 3:])))
