@@ -35,6 +35,14 @@ class Context:
         return not self.own and self.keys.shape[1] == 0
 
 
+def keep_mask(like: Tensor, dropout: float) -> Tensor:
+    """What dropout multiplies `like` with: 0 where it drops, 1/(1-dropout) where it keeps.
+
+    Every implementation draws its masks here, in the same order and shapes, so that one seed means one function.
+    """
+    return torch.empty_like(like).bernoulli_(1 - dropout).div_(1 - dropout)
+
+
 class Attention(nn.Module):
     """Pre-norm attention over the memory and, causally, over the segment itself."""
 
@@ -59,7 +67,9 @@ class Attention(nn.Module):
         q = self.to_q(x) * self.dim_head**-0.5
         q = q.unflatten(-1, (k.shape[2], -1, self.dim_head))  # (B, S, G, H/G, E)
         scores = torch.einsum("bsgre,bnge->bgrsn", q, k).flatten(1, 2) + context.bias
-        probabilities = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        probabilities = scores.softmax(-1)
+        if self.training and self.dropout:
+            probabilities = probabilities * keep_mask(probabilities, self.dropout)
         out = torch.einsum("bgrsn,bnge->bsgre", probabilities.unflatten(1, (k.shape[2], -1)), v)
         out = self.to_out(out.flatten(2))
         return out if context.seeing is None else torch.where(context.seeing, out, 0)
@@ -78,7 +88,10 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D), without the residual."""
         value, gate = self.to_hidden(self.norm(x)).chunk(2, dim=-1)
-        return self.to_out(F.dropout(F.gelu(gate) * value, self.dropout, self.training))
+        hidden = F.gelu(gate) * value
+        if self.training and self.dropout:
+            hidden = hidden * keep_mask(hidden, self.dropout)
+        return self.to_out(hidden)
 
 
 class Block(nn.Module):

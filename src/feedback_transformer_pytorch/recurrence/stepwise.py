@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..layers import Context
 from ..memory import Memory
 from ..segments import Visibility
 from .stack import Stack
-from .window import see
+from .window import view
 
 
 def stepwise(
@@ -34,7 +35,15 @@ def stepwise(
     keys, values, tops = [memory.keys], [memory.values], []
     window_keys, window_values = memory
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
-        context = see(config, window_keys, window_values, bias_by_distance, segment, state.shape[1], visibility)
+        slots, length = window_keys.shape[1], state.shape[1]
+        seen = view(config, slots, slots, segment, length, visibility, x.device)
+        context = Context(
+            keys=window_keys.unflatten(-1, (-1, config.dim_head)),
+            values=window_values.unflatten(-1, (-1, config.dim_head)),
+            own=length > 1,
+            bias=seen.bias(bias_by_distance),
+            seeing=seen.seeing,
+        )
         states = [state]
         for block in stack.layers:
             states.append(block(states[-1], context, stack.to_kv))

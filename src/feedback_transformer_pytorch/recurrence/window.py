@@ -1,48 +1,68 @@
-"""The window of keys that one segment sees."""
+"""Which keys of a window a segment's queries see, and how far they are."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..config import FeedbackConfig
-from ..layers import Context
 from ..position import distances
 from ..segments import Visibility
 
 
-def see(
+@dataclass(frozen=True)
+class View:
+    """What one segment of `length` tokens sees of a window of n slots and, behind them, of itself.
+
+    Attributes:
+        distance: (length, n + own) or (B, length, n + own), how far each key is, as `position` counts it.
+        hidden: (length, n + own) or (B, length, n + own) bool.
+        seeing: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
+    """
+
+    distance: Tensor
+    hidden: Tensor
+    seeing: Tensor | None
+
+    def bias(self, by_distance: Tensor) -> Tensor:
+        """(H, length, n + own) or (B, H, length, n + own): the bias at each distance (H, M+S), very negative where a
+        key is hidden."""
+        bias = by_distance[:, self.distance].movedim(0, -3)
+        # Half the lowest number, so that a score can be added to it.
+        return bias.masked_fill(self.hidden.unsqueeze(-3), torch.finfo(bias.dtype).min / 2)
+
+
+def view(
     config: FeedbackConfig,
-    keys: Tensor,
-    values: Tensor,
-    bias_by_distance: Tensor,
+    slots: int,
+    filled: int,
     segment: int,
     length: int,
     visibility: Visibility | None,
-) -> Context:
+    device: torch.device,
+) -> View:
     """What a segment sees.
 
     Args:
-        keys, values: (B, n, G*E), the memory before the segment, n <= M.
-        bias_by_distance: (H, M+S).
+        slots: n, the width of the window.
+        filled: how many of its newest slots hold a token; the others are hidden.
         segment: its number.
-        length: its tokens; one token has no own keys.
+        length: its tokens; a lone token has no own keys.
         visibility: None when all rows see all.
     """
-    slots, own, device = keys.shape[1], length > 1, keys.device
+    own = length > 1
     query = torch.arange(length, device=device)[:, None]
     key = torch.arange(-slots, length if own else 0, device=device)
-    hidden = key > query
-    count: int | Tensor = slots
+    hidden = (key > query) | (key < -filled)
+    count: int | Tensor = filled
     seeing = None
     if visibility is not None:
-        count = visibility.memory_count(segment, slots)[:, None, None]
+        count = visibility.memory_count(segment, filled)[:, None, None]
         alone = visibility.alone[:, segment, None, None]
         hidden = hidden | (key < -count) | (alone & (key >= 0))
         seeing = (count > 0) | ~(alone | (not own))
-    distance = distances(config.position, query, key, count)
-    # (H, S, n') or (B, H, S, n')
-    bias = bias_by_distance[:, distance].movedim(0, -3)
-    bias = bias.masked_fill(hidden.unsqueeze(-3), torch.finfo(bias.dtype).min)
-    split = (config.kv_heads or config.heads, config.dim_head)
-    return Context(keys.unflatten(-1, split), values.unflatten(-1, split), own, bias, seeing)
+    elif not filled and not own:
+        seeing = torch.zeros(1, 1, 1, dtype=torch.bool, device=device)
+    return View(distances(config.position, query, key, count), hidden, seeing)

@@ -1,0 +1,178 @@
+"""feedback-transformer train | eval | generate: options from dataclasses, every mistake of the user's in one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .errors import InputError, MissingExtraError
+from .training.options import (
+    EvalOptions,
+    GenerateOptions,
+    Options,
+    TrainOptions,
+    flag,
+    is_required,
+    preset_file,
+)
+
+PROGRAM = "feedback-transformer"
+USER_ERROR = 2  # exit code
+INTERRUPTED = 130  # exit code: 128 + SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 2 after bad input, 128 + n after signal n."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except BrokenPipeError:
+        # The reader left, as `head` does; what Python still wants to flush at exit must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (InputError, MissingExtraError, argparse.ArgumentError, OSError) as error:
+        print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def train(options: TrainOptions) -> int:
+    """Trains; the exit code tells whether a signal ended it."""
+    from .training.loop import train
+
+    outcome = train(options)
+    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+
+
+def evaluate(options: EvalOptions) -> int:
+    """Prints the bits per byte of a text, beside those of xz."""
+    from .training.commands import evaluate_run
+
+    print(evaluate_run(options))
+    return 0
+
+
+def generate(options: GenerateOptions) -> int:
+    """Prints the prompt and its continuation as it comes."""
+    from .training.commands import write_text
+
+    for text in write_text(options):
+        print(text, end="", flush=True)
+    print()
+    return 0
+
+
+COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
+    "train": (TrainOptions, train, "train a model on text"),
+    "eval": (EvalOptions, evaluate, "measure a model on text, in bits per byte"),
+    "generate": (GenerateOptions, generate, "let a model continue a prompt"),
+}
+
+
+def _run(arguments: list[str]) -> int:
+    values = _parser().parse_args(_settings_first([_hyphenated(argument) for argument in arguments]))
+    options, command, _ = COMMANDS[values.command]
+    chosen = values[values.command].as_dict()
+    chosen.pop("config", None)
+    return command(options.from_dict(chosen))
+
+
+def _parser() -> Any:
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise MissingExtraError("jsonargparse", "train") from error
+    parser = ArgumentParser(
+        prog=PROGRAM,
+        description="Train, measure and use Feedback Transformers.",
+        version=_version(),
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(dest="command")
+    for name, (options, _, description) in COMMANDS.items():
+        command = ArgumentParser(exit_on_error=False, description=description, print_config="--print-config")
+        if options is TrainOptions:
+            command.add_argument("--config", action="config", help="YAML file of options; those given here win")
+        _add_options(command, options)
+        commands.add_subcommand(name, command, help=description)
+    return parser
+
+
+def _add_options(parser: Any, options: type[Options]) -> None:
+    hints, abouts = get_type_hints(options), options.abouts()
+    for field in dataclasses.fields(options):
+        about, required = abouts[field.name], is_required(field)
+        kind: dict[str, Any] = {"type": hints[field.name], "help": about.help}
+        if not required:
+            kind["default"] = [] if field.default is dataclasses.MISSING else field.default
+        if not about.positional:
+            parser.add_argument(flag(field.name), required=required, **kind)
+        elif hints[field.name] == list[str]:
+            parser.add_argument(field.name, **kind | {"type": str, "nargs": "+" if required else "*"})
+        else:
+            parser.add_argument(field.name, **kind)
+
+
+def _settings_first(arguments: list[str]) -> list[str]:
+    """Puts the preset's file, then the configuration file before all else, so that what is written out wins.
+
+    jsonargparse lets the later win, and knows no presets. A configuration file may name a preset too.
+    """
+    if arguments[:1] != ["train"]:
+        return arguments
+    early = argparse.ArgumentParser(prog=f"{PROGRAM} train", add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--preset")
+    early.add_argument("--config", action="append", default=[])
+    settings, rest = early.parse_known_args(arguments[1:])
+    preset = settings.preset or next(filter(None, map(_preset_in, settings.config)), None)
+    files = [str(preset_file(preset)), *settings.config] if preset else settings.config
+    named = ["--preset", preset] if preset else []
+    return ["train", *(f"--config={file}" for file in files), *named, *rest]
+
+
+def _preset_in(config: str) -> str | None:
+    """The preset that a configuration file names. What is wrong with the file is jsonargparse's to say."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml", "train") from error
+    with contextlib.suppress(OSError, UnicodeError, yaml.YAMLError):
+        values = yaml.safe_load(Path(config).read_bytes())
+        return values.get("preset") if isinstance(values, dict) else None
+    return None
+
+
+def _hyphenated(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    text = re.sub(r'^(?:argument \S+: )?Parser key "(\w+)":', lambda match: f"{flag(match[1])}:", text)
+    return re.sub(r"<class '(\w+)'>", r"\1", text)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("feedback-transformer-pytorch")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The baselines see what they should see, and nothing else; in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, InputError
+from feedback_transformer_pytorch.baselines import MIN_BLOCK, HiddenMemory, ParallelTransformer, TransformerXL
+
+Baseline = ParallelTransformer | TransformerXL
+both = pytest.mark.parametrize("kind", [ParallelTransformer, TransformerXL])
+V = 11
+
+
+def build(kind: type[Baseline], *, mem_len: int = 3, depth: int = 2, seed: int = 0, **options: object) -> Baseline:
+    torch.manual_seed(seed)
+    model = kind(num_tokens=V, dim=6, depth=depth, mem_len=mem_len, heads=2, dim_head=3, **options).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def tokens(batch: int, time: int) -> torch.Tensor:
+    return torch.randint(0, V, (batch, time))
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@both
+@given(time=st.integers(1, 9), mem_len=st.integers(1, 9), where=st.integers(0, 8))
+def test_causality(kind: type[Baseline], time: int, mem_len: int, where: int) -> None:
+    model, x, where = build(kind, mem_len=mem_len), tokens(2, time), where % time
+    changed = x.clone()
+    changed[:, where] = (x[:, where] + 1) % V
+    before, after = model(x), model(changed)
+    assert torch.equal(before[:, :where], after[:, :where])
+    assert not torch.equal(before[:, where], after[:, where])
+
+
+@both
+@pytest.mark.parametrize(("time", "mem_len"), [(12, 3), (MIN_BLOCK + 40, 20), (2 * MIN_BLOCK + 1, 2)])
+def test_a_layer_reaches_exactly_mem_len_tokens_back(kind: type[Baseline], time: int, mem_len: int) -> None:
+    model, x = build(kind, depth=1, mem_len=mem_len), tokens(1, time)
+    embedded = model.token_emb(x).detach().requires_grad_()
+    model.token_emb.register_forward_hook(lambda *_: embedded)
+    out = model(x)
+    for query in {mem_len, time // 2, min(MIN_BLOCK, time - 1), time - 1}:
+        (gradient,) = torch.autograd.grad(out[0, query].square().sum(), embedded, retain_graph=True)
+        seen = gradient[0].abs().sum(1).nonzero()[:, 0].tolist()
+        assert seen == list(range(query - mem_len, query + 1))
+
+
+@both
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_blocks_of_queries_are_one_attention(kind: type[Baseline], kv_heads: int, monkeypatch) -> None:
+    """Outputs and gradients do not depend on how the queries are cut."""
+    model, x = build(kind, mem_len=5, kv_heads=kv_heads), tokens(2, 23)
+    results = []
+    for size in (1, 7, 64):
+        monkeypatch.setattr("feedback_transformer_pytorch.baselines.MIN_BLOCK", size)
+        out = model(x)
+        results.append([out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))])
+    for whole, *cut in zip(*reversed(results), strict=True):
+        for other in cut:
+            close(other, whole)
+
+
+@given(time=st.integers(1, 12), mem_len=st.integers(1, 5), cut=st.integers(1, 11), seed=st.integers(0, 99))
+def test_xl_split_anywhere_is_one_call(time: int, mem_len: int, cut: int, seed: int) -> None:
+    """Logits, memory and, where the memory is not detached, gradients."""
+    model, x = build(TransformerXL, mem_len=mem_len, seed=seed), tokens(2, time)
+    whole, left = model(x, return_memory=True)
+    memory, parts = None, []
+    for part in x.split(cut, dim=1):
+        out, memory = model(part, memory, return_memory=True)
+        parts.append(out)
+    close(torch.cat(parts, dim=1), whole)
+    close(memory.states, left.states)
+    parameters = list(model.parameters())
+    one = torch.autograd.grad(whole.square().sum(), parameters)
+    many = torch.autograd.grad(torch.cat(parts, dim=1).square().sum(), parameters)
+    for a, b in zip(one, many, strict=True):
+        close(a, b)
+
+
+@given(time=st.integers(1, 9), mem_len=st.integers(1, 5))
+def test_parallel_is_xl_without_memory(time: int, mem_len: int) -> None:
+    parallel, xl, x = (
+        build(ParallelTransformer, mem_len=mem_len),
+        build(TransformerXL, mem_len=mem_len),
+        tokens(2, time),
+    )
+    close(parallel(x), xl(x))
+
+
+@given(left=st.integers(0, 4), time=st.integers(1, 6), right=st.integers(0, 4))
+def test_padding_around_a_text_changes_nothing(left: int, time: int, right: int) -> None:
+    model, x = build(TransformerXL), tokens(2, time)
+    mask = torch.nn.functional.pad(torch.ones_like(x, dtype=torch.bool), (left, right))
+    out = model(torch.nn.functional.pad(x, (left, right), value=1), mask=mask)
+    close(out[:, left : left + time], model(x))
+
+
+@given(left=st.integers(1, 4), time=st.integers(1, 6))
+def test_padding_stays_hidden_in_the_memory(left: int, time: int) -> None:
+    model, x, after = build(TransformerXL), tokens(2, time), tokens(2, 3)
+    mask = torch.nn.functional.pad(torch.ones_like(x, dtype=torch.bool), (left, 0))
+    _, padded = model(torch.nn.functional.pad(x, (left, 0), value=1), return_memory=True, mask=mask)
+    _, plain = model(x, return_memory=True)
+    close(model(after, padded), model(after, plain))
+
+
+@both
+def test_nothing_is_nan_where_all_is_padding(kind: type[Baseline]) -> None:
+    model, x = build(kind), tokens(2, 5)
+    out = model(x, mask=torch.zeros_like(x, dtype=torch.bool))
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@given(time=st.integers(2, 10), data=st.data())
+def test_reset_is_a_separate_call(time: int, data: st.DataObject) -> None:
+    start, cut = data.draw(st.integers(0, time - 1)), data.draw(st.integers(1, time))
+    model, before, x, after = build(TransformerXL), tokens(2, 4), tokens(2, time), tokens(2, 3)
+    _, carried = model(before, return_memory=True)
+    reset = torch.zeros_like(x, dtype=torch.bool)
+    reset[0, start] = True
+    parts, memory = [], carried
+    for part, flags in zip(x.split(cut, dim=1), reset.split(cut, dim=1), strict=True):
+        out, memory = model(part, memory, return_memory=True, reset=flags)
+        parts.append(out)
+    parts.append(model(after, memory))
+    text = torch.cat([x, after], dim=1)
+    continued = model(text, carried)
+    fresh = model(text[:, start:])
+    expected = torch.stack([torch.cat([continued[0, :start], fresh[0]]), continued[1]])
+    close(torch.cat(parts, dim=1), expected)
+
+
+def test_parallel_forgets_between_calls() -> None:
+    model, x = build(ParallelTransformer), tokens(2, 5)
+    first, memory = model(x, return_memory=True)
+    assert torch.equal(model(x, memory.detach()), first)
+
+
+def test_the_memory_is_the_newest_slots_and_detaches() -> None:
+    model, x = build(TransformerXL, mem_len=3, depth=2), tokens(4, 5)
+    _, memory = model(x, return_memory=True)
+    assert memory.states.shape == (4, 2, 3, 6)
+    assert memory.states.requires_grad
+    assert not memory.detach().states.requires_grad
+    rows = torch.tensor([2, 2, 0])
+    assert torch.equal(memory.select(rows).states, memory.states[rows])
+
+
+@both
+def test_size_is_the_feedback_models_up_to_keys_and_values(kind: type[Baseline]) -> None:
+    config = FeedbackConfig(num_tokens=V, dim=8, depth=3, mem_len=4, heads=4, dim_head=2, kv_heads=2)
+    sizes = [sum(p.numel() for p in c.from_config(config).parameters()) for c in (kind, FeedbackTransformer)]
+    assert sizes[0] - sizes[1] == (config.depth - 1) * config.dim * 2 * config.kv_dim - (config.depth + 1)
+
+
+@both
+def test_bf16_autocast_is_near_float32(kind: type[Baseline]) -> None:
+    model, x, real = build(kind).float(), tokens(2, 9), torch.rand(2, 9) < 0.7
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x, mask=real)
+    torch.testing.assert_close(out.float()[real], model(x, mask=real)[real], rtol=0.1, atol=0.1)
+
+
+@both
+def test_dropout_is_drawn_in_training_only(kind: type[Baseline]) -> None:
+    model, x = build(kind, attn_dropout=0.5), tokens(2, 9)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+def wrong_memory(**shape: int) -> HiddenMemory:
+    sizes = {"batch": 2, "depth": 2, "slots": 3, "dim": 6} | shape
+    return HiddenMemory(torch.zeros(*sizes.values(), dtype=torch.float64))
+
+
+X = torch.ones(2, 4, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build(TransformerXL, position="legacy"), "position is 'legacy'; TransformerXL knows 't5' only"),
+        (lambda: build(TransformerXL, mem_length=3), "'mem_length' is not a hyper-parameter of the model"),
+        (lambda: TransformerXL(dim=4, depth=1, mem_len=1), "num_tokens is missing"),
+        (lambda: build(TransformerXL)(X[0]), r"x is \(4,\); it must be \(batch >= 1, time >= 1\)"),
+        (lambda: build(TransformerXL)(X, mask=X[:, :2] > 0), r"mask is torch.bool \(2, 2\)"),
+        (lambda: build(TransformerXL)(X, reset=X), r"reset is torch.int64 \(2, 4\)"),
+        (lambda: build(TransformerXL)(X, (X, X)), "memory is a tuple; it must be a HiddenMemory"),
+        (lambda: build(TransformerXL)(X, wrong_memory(batch=3)), r"memory.states is \(3, 2, 3, 6\)"),
+        (lambda: build(TransformerXL)(X, wrong_memory(slots=4)), "n <= 3"),
+        (lambda: build(ParallelTransformer)(X, wrong_memory()), "n <= 0"),
+    ],
+)
+def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
