@@ -58,7 +58,9 @@ def test_a_layer_reaches_exactly_mem_len_tokens_back(kind: type[Baseline], time:
 
 @both
 @pytest.mark.parametrize("kv_heads", [1, 2])
-def test_blocks_of_queries_are_one_attention(kind: type[Baseline], kv_heads: int, monkeypatch) -> None:
+def test_blocks_of_queries_are_one_attention(
+    kind: type[Baseline], kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Outputs and gradients do not depend on how the queries are cut."""
     model, x = build(kind, mem_len=5, kv_heads=kv_heads), tokens(2, 23)
     results = []

@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from .config import FeedbackConfig, Position, reject_unknown
 from .errors import InputError
 from .memory import Memory, as_memory, newest, newest_of_rows
-from .recurrence import Stack, stepwise
+from .recurrence import Stack, fused, stepwise
 from .segments import Alignment, Visibility, align
 
-Implementation = Literal["auto", "stepwise"]
+Implementation = Literal["auto", "fused", "stepwise"]
 
 
 class FeedbackDecoder(nn.Module):
     """The Feedback Transformer without tokens: embeddings in, states out.
 
-    Args: those of `FeedbackConfig`, and `implementation`: "auto" or "stepwise", how time is walked; the function
-    is the same. It can be set after construction.
+    Args:
+        implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
+            way, which steps aside by itself where it does not apply; "auto", the default, is "fused".
+        recompute: keep less for the backward pass and compute it once more (fused only).
+        The others are those of `FeedbackConfig`. These two can also be set after construction.
 
     Raises:
         InputError: an argument is unknown or out of range.
@@ -43,6 +46,7 @@ class FeedbackDecoder(nn.Module):
         keep_last_hidden: bool = False,
         position: Position = "t5",
         implementation: Implementation = "auto",
+        recompute: bool = False,
         **unknown: object,
     ) -> None:
         super().__init__()
@@ -63,10 +67,11 @@ class FeedbackDecoder(nn.Module):
         self.stack = Stack(self.config)
         self.norm = nn.LayerNorm(dim)
         self.implementation = implementation
+        self.recompute = recompute
 
     @property
     def implementation(self) -> Implementation:
-        """How time is walked: "auto" or "stepwise"."""
+        """How time is walked: "auto", "fused" or "stepwise"."""
         return self._implementation
 
     @implementation.setter
@@ -130,7 +135,9 @@ class FeedbackDecoder(nn.Module):
         return (states, left) if return_memory else states
 
     def _walk(self, x: Tensor, memory: Memory, visibility: Visibility | None) -> tuple[Tensor, Tensor, Tensor]:
-        return stepwise(self.stack, x, memory, visibility)
+        if self._implementation == "stepwise":
+            return stepwise(self.stack, x, memory, visibility)
+        return fused(self.stack, x, memory, visibility, recompute=self.recompute)
 
     def _align(self, x: Tensor, past: Memory, mask: Tensor | None, reset: Tensor | None) -> Alignment:
         for name, flags in (("mask", mask), ("reset", reset)):
@@ -152,8 +159,11 @@ class FeedbackTransformer(nn.Module):
     """The Feedback Transformer of arXiv 2002.09402 as `feedback-transformer-pytorch` 0.0.11 defines it: pre-norm,
     GEGLU, relative position, one key/value projection shared by all layers.
 
-    Args: those of `FeedbackConfig`, and `implementation`: "auto" or "stepwise", how time is walked; the function
-    is the same. It can be set after construction.
+    Args:
+        implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
+            way, which steps aside by itself where it does not apply; "auto", the default, is "fused".
+        recompute: keep less for the backward pass and compute it once more (fused only).
+        The others are those of `FeedbackConfig`. These two can also be set after construction.
 
     Raises:
         InputError: an argument is unknown or out of range.
@@ -175,6 +185,7 @@ class FeedbackTransformer(nn.Module):
         kv_heads: int | None = None,
         position: Position = "t5",
         implementation: Implementation = "auto",
+        recompute: bool = False,
         **unknown: object,
     ) -> None:
         super().__init__()
@@ -191,6 +202,7 @@ class FeedbackTransformer(nn.Module):
             keep_last_hidden=keep_last_hidden,
             position=position,
             implementation=implementation,
+            recompute=recompute,
             **unknown,
         )
         self.config = dataclasses.replace(self.decoder.config, num_tokens=num_tokens)
@@ -198,20 +210,31 @@ class FeedbackTransformer(nn.Module):
         self.to_logits = nn.Linear(dim, num_tokens)
 
     @classmethod
-    def from_config(cls, config: FeedbackConfig, implementation: Implementation = "auto") -> Self:
+    def from_config(
+        cls, config: FeedbackConfig, *, implementation: Implementation = "auto", recompute: bool = False
+    ) -> Self:
         """A freshly initialised model with these hyper-parameters."""
         if config.num_tokens is None:
             raise InputError("num_tokens is None; a FeedbackTransformer needs the size of its vocabulary")
-        return cls(**config.to_dict(), implementation=implementation)
+        return cls(**config.to_dict(), implementation=implementation, recompute=recompute)
 
     @property
     def implementation(self) -> Implementation:
-        """How time is walked: "auto" or "stepwise"."""
+        """How time is walked: "auto", "fused" or "stepwise"."""
         return self.decoder.implementation
 
     @implementation.setter
     def implementation(self, name: Implementation) -> None:
         self.decoder.implementation = name
+
+    @property
+    def recompute(self) -> bool:
+        """Whether the backward pass computes once more what it could have kept."""
+        return self.decoder.recompute
+
+    @recompute.setter
+    def recompute(self, flag: bool) -> None:
+        self.decoder.recompute = flag
 
     @overload
     def forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -34,3 +36,8 @@ class Stack(nn.Module):
             return states[-1]
         weight = self.layer_weight.softmax(0)
         return (torch.stack(states) * weight[:, None, None, None]).sum(0)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, as what they are."""
+        return cast(list[Block], list(self.layers))

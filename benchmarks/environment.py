@@ -1,0 +1,39 @@
+"""What a measurement depends on besides the code: the machine and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Machine and versions, as plain values."""
+    cpu = _cpu_fields()
+    flags = cpu.get("flags", "").split()
+    return {
+        "cpu": cpu.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_flags": [flag for flag in MATRIX_FLAGS if flag in flags],
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "feedback_transformer_pytorch": tomllib.loads(PYPROJECT.read_text())["project"]["version"],
+    }
+
+
+def _cpu_fields() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; nothing where there is none."""
+    file = Path("/proc/cpuinfo")
+    if not file.exists():
+        return {}
+    lines = (line.split(":", 1) for line in file.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in lines}

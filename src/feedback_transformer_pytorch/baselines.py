@@ -1,0 +1,293 @@
+"""The Transformers without feedback that the Feedback Transformer is compared with, made of its own layers.
+
+Both are of its size and shape: pre-norm blocks, GEGLU, one relative position bias for all layers, and queries that see
+themselves and the last M tokens. They differ in what must differ: a layer attends to the states of the layer below, so
+it has a key/value projection of its own (2*D*G*E parameters more per layer beyond the first), and there is no mix of
+layers (L+1 parameters fewer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import FeedbackConfig
+from .errors import InputError
+from .layers import FeedForward
+from .position import RelativePosition
+
+# Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
+MIN_BLOCK = 128
+
+
+@dataclass(eq=False)
+class HiddenMemory:
+    """The inputs of all layers at the newest n <= M tokens, oldest first.
+
+    Attributes:
+        states: (B, L, n, D).
+        visible: (B, n) bool, False where a slot is hidden; None, the usual case, means that all are seen.
+    """
+
+    states: Tensor
+    visible: Tensor | None = None
+
+    def detach(self) -> HiddenMemory:
+        """The same memory, cut off from the graph that made it."""
+        return HiddenMemory(self.states.detach(), self.visible)
+
+    def select(self, rows: Tensor) -> HiddenMemory:
+        """The memory of the rows (B',) named by index, in that order (beam search)."""
+        visible = None if self.visible is None else self.visible.index_select(0, rows)
+        return HiddenMemory(self.states.index_select(0, rows), visible)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What one block of queries sees, the same for all layers.
+
+    Attributes:
+        queries: the block's places in the call.
+        keys: the places of its keys, counted from the oldest memory slot.
+        bias: (1 or B, H, queries, keys), added to the scores; -inf where a key is hidden. A query sees itself.
+    """
+
+    queries: slice
+    keys: slice
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Who may see whom, by place: n memory slots, then T tokens.
+
+    Attributes:
+        real: (B, n+T) bool, False at padding and at hidden slots.
+        document: (B, n+T), the number of the document it belongs to.
+    """
+
+    real: Tensor
+    document: Tensor
+
+    def hidden(self, queries: slice, keys: slice) -> Tensor:
+        """(B, queries, keys) bool, True where a key is hidden by padding or by the start of a document."""
+        hidden = ~self.real[:, None, keys] | (self.document[:, queries, None] != self.document[:, None, keys])
+        place = torch.arange(self.real.shape[1], device=self.real.device)
+        # Without its own key, a query in padding would see nothing, and its softmax would be NaN.
+        return hidden & (place[queries, None] != place[keys])
+
+    def visible(self, slots: int) -> Tensor:
+        """(B, slots) bool, which of the last places the next token may see."""
+        return (self.real & (self.document == self.document[:, -1:]))[:, self.real.shape[1] - slots :]
+
+
+class _Layer(nn.Module):
+    """Pre-norm attention over a window, then feed-forward, each added to what went in."""
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        super().__init__()
+        self.dim_head, self.dropout = config.dim_head, config.attn_dropout
+        self.grouped = config.kv_heads != config.heads
+        inner = config.heads * config.dim_head
+        self.norm = nn.LayerNorm(config.dim)
+        self.to_q = nn.Linear(config.dim, inner, bias=False)
+        self.to_kv = nn.Linear(config.dim, 2 * config.kv_dim, bias=False)
+        self.to_out = nn.Linear(inner, config.dim)
+        self.feedforward = FeedForward(config)
+
+    def forward(self, x: Tensor, past: Tensor, windows: Sequence[_Window]) -> Tensor:
+        """(B, T, D) to (B, T, D); `past` (B, n, D) is this layer's input before x."""
+        known = self.norm(torch.cat([past, x], dim=1))
+        q = self.to_q(known[:, past.shape[1] :]).unflatten(-1, (-1, self.dim_head)).transpose(1, 2)
+        k, v = self.to_kv(known).unflatten(-1, (2, -1, self.dim_head)).permute(2, 0, 3, 1, 4)
+        out = [
+            F.scaled_dot_product_attention(
+                q[:, :, window.queries],
+                k[:, :, window.keys],
+                v[:, :, window.keys],
+                attn_mask=window.bias,
+                dropout_p=self.dropout if self.training else 0.0,
+                enable_gqa=self.grouped,
+            )
+            for window in windows
+        ]
+        x = x + self.to_out(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
+        return x + self.feedforward(x)
+
+
+class _WindowTransformer(nn.Module):
+    """What the two baselines share; they differ in what is left when a call ends."""
+
+    remembers: ClassVar[bool]
+
+    def __init__(self, **hyperparameters: Any) -> None:
+        super().__init__()
+        config = FeedbackConfig.from_dict(hyperparameters)
+        if config.num_tokens is None:
+            raise InputError("num_tokens is missing; the model needs the size of its vocabulary")
+        if config.position != "t5":
+            raise InputError(f"position is {config.position!r}; {type(self).__name__} knows 't5' only")
+        self.config = config
+        self.token_emb = nn.Embedding(config.num_tokens, config.dim)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.depth))
+        self.position = RelativePosition(config.heads)
+        self.norm = nn.LayerNorm(config.dim)
+        self.to_logits = nn.Linear(config.dim, config.num_tokens)
+
+    @classmethod
+    def from_config(cls, config: FeedbackConfig) -> Self:
+        """A freshly initialised model with these hyper-parameters."""
+        return cls(**config.to_dict())
+
+    @overload
+    def forward(
+        self, x: Tensor, memory: HiddenMemory | None = ..., return_memory: Literal[False] = ..., *,
+        mask: Tensor | None = ..., reset: Tensor | None = ...,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, x: Tensor, memory: HiddenMemory | None = ..., *, return_memory: Literal[True],
+        mask: Tensor | None = ..., reset: Tensor | None = ...,
+    ) -> tuple[Tensor, HiddenMemory]: ...  # fmt: skip
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: HiddenMemory | None = None,
+        return_memory: bool = False,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, HiddenMemory]:
+        """Tokens to logits.
+
+        Args:
+            x: (B, T) whole numbers in [0, V).
+            memory: what an earlier call returned; None starts afresh.
+            return_memory: return the memory after x too.
+            mask: (B, T) bool, True at a real token. A padded token is invisible, but it takes a place: padding
+                between two tokens adds to their distance.
+            reset: (B, T) bool, True where a new document starts: nothing before it is visible to it or after.
+
+        Returns:
+            logits (B, T, V), or the pair of logits and HiddenMemory.
+
+        Raises:
+            InputError: the shape of an argument, or the memory, is not of this batch and model.
+        """
+        if x.ndim != 2 or x.numel() == 0:
+            raise InputError(f"x is {tuple(x.shape)}; it must be (batch >= 1, time >= 1)")
+        state = self.token_emb(x)
+        memory = self._check_memory(memory, state)
+        past = memory.states
+        places = _places(memory, x, mask, reset)
+        windows = self._windows(past.shape[2], x.shape[1], places)
+        left = []
+        for layer, cached in zip(self.layers, past.unbind(1), strict=True):
+            left.append(_newest(cached, state, self._slots))
+            state = layer(state, cached, windows)
+        logits = self.to_logits(self.norm(state))
+        if not return_memory:
+            return logits
+        states = torch.stack(left, dim=1)
+        return logits, HiddenMemory(states, None if places is None else places.visible(states.shape[2]))
+
+    @property
+    def _slots(self) -> int:
+        return self.config.mem_len if self.remembers else 0
+
+    def _check_memory(self, memory: HiddenMemory | None, like: Tensor) -> HiddenMemory:
+        batch, depth, slots, dim = like.shape[0], self.config.depth, self._slots, self.config.dim
+        if memory is None:
+            return HiddenMemory(like.new_empty(batch, depth, 0, dim))
+        if not isinstance(memory, HiddenMemory):
+            raise InputError(f"memory is a {type(memory).__name__}; it must be a HiddenMemory")
+        shape = tuple(memory.states.shape)
+        if len(shape) != 4 or (*shape[:2], shape[3]) != (batch, depth, dim) or shape[2] > slots:
+            raise InputError(
+                f"memory.states is {shape}; {type(self).__name__} takes "
+                f"(batch={batch}, depth={depth}, n <= {slots}, dim={dim})"
+            )
+        return memory
+
+    def _windows(self, slots: int, length: int, places: _Places | None) -> list[_Window]:
+        mem_len, size = self.config.mem_len, max(self.config.mem_len, MIN_BLOCK)
+        bias_by_distance = self.position(mem_len + 1)
+        windows = []
+        for start in range(0, length, size):
+            block = slice(start, min(start + size, length))
+            queries = slice(slots + block.start, slots + block.stop)
+            keys = slice(max(0, queries.start - mem_len), queries.stop)
+            bias = _band(bias_by_distance, queries, keys)[None]
+            if places is not None:
+                bias = bias.masked_fill(places.hidden(queries, keys)[:, None], -torch.inf)
+            windows.append(_Window(block, keys, bias))
+        return windows
+
+
+class ParallelTransformer(_WindowTransformer):
+    """A causal Transformer (Vaswani et al. 2017) whose queries see themselves and the last M tokens of the same call.
+
+    It forgets all between calls: the memory it returns has no slots.
+
+    Args: those of `FeedbackConfig`; `seq_len` and `keep_last_hidden` mean nothing here.
+
+    Raises:
+        InputError: an argument is unknown or out of range, or `position` is not "t5".
+    """
+
+    remembers = False
+
+
+class TransformerXL(_WindowTransformer):
+    """Transformer-XL (Dai et al. 2019, arXiv 1901.02860): layers also see what the layer below computed in earlier
+    calls, by a cache of its last M states.
+
+    Position is T5's bias instead of the paper's sinusoids, as in the Feedback Transformer it is compared with. Each
+    query sees exactly its last M tokens and itself, so that it does not matter where a text is split into calls. The
+    caller detaches the memory (the paper's stop-gradient).
+
+    Args: those of `FeedbackConfig`; `seq_len` and `keep_last_hidden` mean nothing here.
+
+    Raises:
+        InputError: an argument is unknown or out of range, or `position` is not "t5".
+    """
+
+    remembers = True
+
+
+def _band(bias_by_distance: Tensor, queries: slice, keys: slice) -> Tensor:
+    """(H, queries, keys): `bias_by_distance` (H, M+1), -inf where a key is ahead or more than M behind."""
+    height, width = queries.stop - queries.start, keys.stop - keys.start
+    # The last row of a band of diagonals begins at the first of these distances, each row above one place later.
+    distance = queries.stop - 1 - keys.start - torch.arange(height + width - 1, device=bias_by_distance.device)
+    last = bias_by_distance.shape[1] - 1
+    diagonals = bias_by_distance[:, distance.clamp(0, last)]
+    return diagonals.masked_fill((distance < 0) | (distance > last), -torch.inf).unfold(1, width, 1).flip(1)
+
+
+def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:
+    """The last `slots` states of `past` (B, n, D) and then x (B, T, D), or all if they are fewer."""
+    length = x.shape[1]
+    kept = min(past.shape[1], max(0, slots - length))
+    return torch.cat([past[:, past.shape[1] - kept :], x[:, max(0, length - slots) :]], dim=1)
+
+
+def _places(memory: HiddenMemory, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> _Places | None:
+    """None if every place is a real token of one document, the usual case."""
+    for name, flags in (("mask", mask), ("reset", reset)):
+        if flags is not None and (flags.shape != x.shape or flags.dtype != torch.bool):
+            raise InputError(f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(x.shape)}")
+    if mask is None and reset is None and memory.visible is None:
+        return None
+    slots = memory.states.shape[2]
+    visible = x.new_ones(x.shape[0], slots, dtype=torch.bool) if memory.visible is None else memory.visible
+    real = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    document = torch.zeros_like(x) if reset is None else reset.long().cumsum(1)
+    return _Places(torch.cat([visible, real], dim=1), F.pad(document, (slots, 0)))

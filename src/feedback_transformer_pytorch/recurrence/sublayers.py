@@ -1,0 +1,150 @@
+"""The two sub-layers of a block, composed of triples, and so triples themselves.
+
+`step` goes forward. Backward goes chunk by chunk: `again` prepares a chunk in bulk, `step_backward` walks its steps
+downwards, `accumulate` adds its parameter gradients. R are the rows of a step, Rc those of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .tape import Step
+from .triples import Attention, Geglu, Linear, Norm, Own
+
+
+class Window(NamedTuple):
+    """What a segment's queries attend to, in any layer.
+
+    Attributes:
+        keys, values: (BG, n, E), views of the memory.
+        bias: (BG, Q, n + own), very negative where a key is hidden.
+        seeing: (R, 1), False for rows that see nothing at all; None when every row sees something.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+    seeing: Tensor | None
+
+
+class FeedForwardSublayer:
+    """Norm, linear, GEGLU, linear. Products with parameters are computed in `dtype`."""
+
+    def __init__(self, norm: Norm, to_hidden: Linear, to_out: Linear, dtype: torch.dtype) -> None:
+        self._norm, self._to_hidden, self._to_out, self._dtype = norm, to_hidden, to_out, dtype
+
+    def step(self, y: Tensor, at: Step) -> Tensor:
+        """(R, D) to (R, D), without the residual; writes `at.hidden`."""
+        self._to_hidden.step(self._norm.step(y).to(self._dtype), out=at.hidden)
+        return self._to_out.step(Geglu.step(at.hidden, at.keep_hidden))
+
+    def hidden(self, y: Tensor, out: Tensor) -> None:
+        """Computes what `step` writes once more, for a chunk."""
+        self._to_hidden.step(self._norm.step(y).to(self._dtype), out=out)
+
+    def again(self, y: Tensor, hidden: Tensor, keep: Tensor | None, counts: list[int]) -> None:
+        """Prepares a chunk of steps with `counts` rows from its inputs (Rc, D) and hidden values (Rc, 8*D)."""
+        normed, mean, rstd = self._norm.again(y)
+        normed = normed.to(self._dtype)
+        product, slopes = Geglu.again(hidden, keep)
+        grad_hidden, grad_normed = torch.empty_like(slopes), torch.empty_like(normed)
+        self._inputs = y, mean, rstd, normed, product
+        self._grads = grad_hidden, grad_normed
+        parts = (y, mean, rstd, slopes, grad_hidden, grad_normed)
+        self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
+
+    def step_backward(self, step: int, grad: Tensor) -> Tensor:
+        """The gradient (R, D) by the input of the chunk's step number `step`, without the residual's."""
+        y, mean, rstd, slopes, grad_hidden, grad_normed = self._steps[step]
+        Geglu.step_backward(self._to_out.step_backward(grad.to(self._dtype)), slopes, grad_hidden)
+        self._to_hidden.step_backward(grad_hidden.flatten(1), out=grad_normed)
+        return self._norm.step_backward(grad_normed.to(grad.dtype), y, mean, rstd)
+
+    def accumulate(self, grad: Tensor) -> None:
+        """Adds the chunk's parameter gradients; grad (Rc, D) is that of its outputs."""
+        (y, mean, rstd, normed, product), (grad_hidden, grad_normed) = self._inputs, self._grads
+        self._to_out.accumulate(grad.to(self._dtype), product)
+        self._to_hidden.accumulate(grad_hidden.flatten(1), normed)
+        self._norm.accumulate(grad_normed, y, mean, rstd)
+
+
+class AttentionSublayer:
+    """Norm, query, attention over the window, linear. Products with parameters are computed in `dtype`."""
+
+    def __init__(
+        self, norm: Norm, to_q: Linear, to_kv: Linear, to_out: Linear, attention: Attention, dtype: torch.dtype
+    ) -> None:
+        self._norm, self._to_q, self._to_kv, self._to_out = norm, to_q, to_kv, to_out
+        self._attention, self._dtype = attention, dtype
+
+    def step(self, x: Tensor, window: Window, at: Step) -> Tensor:
+        """(R, D) to (R, D), without the residual; writes `at.q`, `at.own`, `at.probabilities` and `at.out`."""
+        self.project(x, at.q, at.own)
+        self.attend(window, at)
+        return self.output(at.out, window.seeing)
+
+    def project(self, x: Tensor, q: Tensor, own: Tensor | None) -> None:
+        """Writes queries and own keys and values, of a step or of a chunk."""
+        normed = self._norm.step(x).to(self._dtype)
+        self._to_q.step(normed, out=q)
+        if own is not None:
+            self._to_kv.step(normed, out=own)
+
+    def attend(self, window: Window, at: Step) -> None:
+        """Writes the probabilities and what they give."""
+        attention, own = self._attention, self._own(at)
+        p = attention.probabilities(attention.split(at.q), window.keys, own, window.bias, at.probabilities)
+        attention.step(p if at.keep_probabilities is None else p * at.keep_probabilities, window.values, own, at.out)
+
+    def output(self, out: Tensor, seeing: Tensor | None) -> Tensor:
+        """What attention gave to (R, D), of a step or of a chunk."""
+        y = self._to_out.step(out.to(self._dtype))
+        return y if seeing is None else y * seeing
+
+    def again(self, x: Tensor, at: list[Step], out: Tensor, counts: list[int]) -> None:
+        """Prepares a chunk of steps with `counts` rows from its inputs (Rc, D), its steps, and `at.out` of them all."""
+        normed, mean, rstd = self._norm.again(x)
+        normed = normed.to(self._dtype)
+        grad_q, grad_normed = torch.empty_like(out, dtype=self._dtype), torch.empty_like(normed)
+        own_width = next((step.own.shape[1] for step in at if step.own is not None), 0)
+        grad_own = normed.new_zeros(x.shape[0], own_width) if own_width else None
+        self._at = at
+        self._inputs = x, mean, rstd, normed, out
+        self._grads = grad_q, grad_own, grad_normed
+        parts = (x, mean, rstd, grad_q, grad_normed)
+        self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
+        self._own_steps = None if grad_own is None else grad_own.split(counts)
+
+    def step_backward(self, step: int, grad: Tensor, window: Window, grad_scores: Tensor, grad_out: Tensor) -> Tensor:
+        """The gradient (R, D) by the input of the chunk's step number `step`, without the residual's.
+
+        Args:
+            grad: (R, D), zero for rows that see nothing.
+            grad_scores: (BG, Q, n + own), written.
+            grad_out: (R, H*E), written: the gradient of what attention gave.
+        """
+        x, mean, rstd, grad_q, grad_normed = self._steps[step]
+        at, attention = self._at[step], self._attention
+        self._to_out.step_backward(grad.to(self._dtype), out=grad_out)
+        heads, own = attention.split(grad_out), self._own(at)
+        attention.step_backward(heads, window.keys, window.values, own, at, grad_scores, grad_q)
+        self._to_q.step_backward(grad_q, out=grad_normed)
+        if own is not None and self._own_steps is not None:
+            grad_own = attention.own_backward(heads, at, grad_scores, self._own_steps[step])
+            grad_normed.add_(self._to_kv.step_backward(grad_own))
+        return self._norm.step_backward(grad_normed.to(x.dtype), x, mean, rstd)
+
+    def accumulate(self, grad: Tensor) -> None:
+        """Adds the chunk's parameter gradients; grad (Rc, D) is that of its outputs, zero for rows that see nothing."""
+        (x, mean, rstd, normed, out), (grad_q, grad_own, grad_normed) = self._inputs, self._grads
+        self._to_out.accumulate(grad.to(self._dtype), out.to(self._dtype))
+        self._to_q.accumulate(grad_q, normed)
+        if grad_own is not None:
+            self._to_kv.accumulate(grad_own, normed)
+        self._norm.accumulate(grad_normed, x, mean, rstd)
+
+    def _own(self, at: Step) -> Own:
+        return None if at.own is None else self._attention.split_own(at.own)

@@ -1,0 +1,189 @@
+"""What the forward walk keeps for the backward walk, and the views of it that each step reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..config import FeedbackConfig
+from .plan import Plan, Segment
+from .precision import Precision
+
+
+class Values(NamedTuple):
+    """Values of all layers for some segments: of the sequence, of a chunk of it, or of one step; R are their rows.
+
+    Attributes:
+        q: (L, R, H*E), scaled.
+        own: (L, R, 2*G*E), keys and values of the segments themselves; None where every segment is a lone token.
+        probabilities: (L, BG, Q, n + own) of each segment, one behind the other.
+        out: (L, R, H*E), what attention gave.
+        middle: (L, R, D), after attention and its residual.
+        hidden: (L, R, 8*D), the feed-forward before its gate.
+    """
+
+    q: Tensor
+    own: Tensor | None
+    probabilities: Tensor
+    out: Tensor
+    middle: Tensor
+    hidden: Tensor
+
+    def part(self, layout: Layout, segments: Sequence[Segment], among: Sequence[Segment]) -> Values:
+        """The values of some of the segments that these values are laid out for."""
+        rows, scores = layout.span(segments, among)
+        own = None if self.own is None else self.own[:, rows]
+        return Values(
+            self.q[:, rows], own, self.probabilities[scores], self.out[:, rows], self.middle[:, rows],
+            self.hidden[:, rows],
+        )  # fmt: skip
+
+
+class Masks(NamedTuple):
+    """Dropout masks, laid out like the values of the same name; None without dropout.
+
+    Attributes:
+        probabilities: as in `Values`.
+        hidden: (L, R, 4*D).
+    """
+
+    probabilities: Tensor | None
+    hidden: Tensor | None
+
+    def part(self, layout: Layout, segments: Sequence[Segment], among: Sequence[Segment]) -> Masks:
+        """The masks of some of the segments that these masks are laid out for."""
+        rows, scores = layout.span(segments, among)
+        return Masks(
+            None if self.probabilities is None else self.probabilities[scores],
+            None if self.hidden is None else self.hidden[:, rows],
+        )
+
+
+class Step(NamedTuple):
+    """The views of one layer and segment."""
+
+    q: Tensor
+    own: Tensor | None
+    probabilities: Tensor
+    out: Tensor
+    middle: Tensor
+    hidden: Tensor
+    keep_probabilities: Tensor | None
+    keep_hidden: Tensor | None
+
+
+class Layout(NamedTuple):
+    """The shapes of values."""
+
+    config: FeedbackConfig
+    plan: Plan
+    precision: Precision
+
+    def values(self, segments: Sequence[Segment], like: Tensor) -> Values:
+        """Unwritten values for these segments, on the device of `like` and, between sub-layers, in its type."""
+        config, layers, rows = self.config, self.config.depth, self._rows(segments)
+        products = like.new_empty(0, dtype=self.precision.products)
+        attention = like.new_empty(0, dtype=self.precision.attention)
+        inner = config.heads * config.dim_head
+        alone = all(segment.length == 1 for segment in segments)
+        return Values(
+            q=attention.new_empty(layers, rows, inner),
+            own=None if alone else attention.new_empty(layers, rows, 2 * config.kv_dim),
+            probabilities=attention.new_empty(sum(self._score_counts(segments))),
+            out=attention.new_empty(layers, rows, inner),
+            middle=like.new_empty(layers, rows, config.dim),
+            hidden=products.new_empty(layers, rows, 8 * config.dim),
+        )
+
+    def masks(self, segments: Sequence[Segment], like: Tensor, attention: bool, feedforward: bool) -> Masks:
+        """Unwritten dropout masks for these segments, of those dropouts that are on."""
+        config, precision = self.config, self.precision
+        scores = like.new_empty(sum(self._score_counts(segments)) if attention else 0, dtype=precision.attention)
+        hidden = (config.depth, self._rows(segments), 4 * config.dim) if feedforward else (0,)
+        return Masks(
+            scores if attention else None,
+            like.new_empty(hidden, dtype=precision.products) if feedforward else None,
+        )
+
+    def steps(self, segments: Sequence[Segment], values: Values | None, masks: Masks, like: Tensor) -> list[list[Step]]:
+        """For each segment, for each layer, its views of values and masks that are laid out for these segments.
+
+        Without values all steps of one length write to the same place.
+        """
+        masked = list(
+            zip(self.scores(segments, masks.probabilities), self._by_rows(segments, masks.hidden), strict=True)
+        )
+        if values is not None:
+            valued = self._views(segments, values)
+        else:
+            scratch = {s.length: self._views([s], self.values([s], like))[0] for s in segments}
+            valued = [scratch[segment.length] for segment in segments]
+        layers = range(self.config.depth)
+        return [
+            [Step._make(None if part is None else part[layer] for part in (*parts, *keep)) for layer in layers]
+            for parts, keep in zip(valued, masked, strict=True)
+        ]
+
+    def states(self, segments: Sequence[Segment], states: Tensor | None, like: Tensor) -> list[Tensor]:
+        """For each segment the view (L+1, R, D) of states; without states, all of one length are the same place."""
+        if states is not None:
+            return list(states.split([segment.length * self.plan.batch for segment in segments], dim=1))
+        scratch = {
+            s.length: like.new_empty(self.config.depth + 1, s.length * self.plan.batch, self.config.dim)
+            for s in segments
+        }
+        return [scratch[segment.length] for segment in segments]
+
+    def span(self, segments: Sequence[Segment], among: Sequence[Segment]) -> tuple[slice, slice]:
+        """Where consecutive `segments` lie in what is laid out for `among`: their rows, and their scores."""
+        before = among[: segments[0].index - among[0].index]
+        first, offset = self._rows(before), sum(self._score_counts(before))
+        return (
+            slice(first, first + self._rows(segments)),
+            slice(offset, offset + sum(self._score_counts(segments))),
+        )
+
+    def _views(self, segments: Sequence[Segment], values: Values) -> list[tuple[Any, ...]]:
+        parts = (
+            self._by_rows(segments, values.q),
+            self._by_rows(segments, values.own),
+            self.scores(segments, values.probabilities),
+            self._by_rows(segments, values.out),
+            self._by_rows(segments, values.middle),
+            self._by_rows(segments, values.hidden),
+        )
+        alone = [segment.length == 1 for segment in segments]
+        return [
+            (q, None if lone else own, *rest)
+            for lone, (q, own, *rest) in zip(alone, zip(*parts, strict=True), strict=True)
+        ]
+
+    def scores(self, segments: Sequence[Segment], flat: Tensor | None) -> list[Tensor] | list[None]:
+        """For each segment the view (L, BG, Q, n + own)."""
+        if flat is None:
+            return [None] * len(segments)
+        config = self.config
+        groups = self.plan.batch * (config.kv_heads or config.heads)
+        parts = flat.split(self._score_counts(segments))
+        return [
+            part.view(config.depth, groups, -1, self.plan.slots + (segment.length if segment.length > 1 else 0))
+            for part, segment in zip(parts, segments, strict=True)
+        ]
+
+    def _by_rows(self, segments: Sequence[Segment], tensor: Tensor | None) -> list[list[Tensor]] | list[None]:
+        if tensor is None:
+            return [None] * len(segments)
+        counts = [segment.length * self.plan.batch for segment in segments]
+        return [list(layers) for layers in zip(*(layer.split(counts) for layer in tensor), strict=True)]
+
+    def _rows(self, segments: Sequence[Segment]) -> int:
+        return sum(segment.length for segment in segments) * self.plan.batch
+
+    def _score_counts(self, segments: Sequence[Segment]) -> list[int]:
+        per_query = self.config.depth * self.plan.batch * self.config.heads
+        return [
+            per_query * segment.length * (self.plan.slots + (segment.length if segment.length > 1 else 0))
+            for segment in segments
+        ]

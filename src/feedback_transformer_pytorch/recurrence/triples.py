@@ -1,0 +1,270 @@
+"""The operations of a block, each as a triple: the step forward, the step's input gradient, and the parameter gradient.
+
+The first two are what must happen one after another in time. The third waits until many steps are done and is then one
+large product over all of them. Rows (R) are the tokens of one step, or of many.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .tape import Step
+
+Own: TypeAlias = tuple[Tensor, Tensor] | None
+
+
+class Norm:
+    """Layer normalisation."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float, wanted: tuple[bool, bool]) -> None:
+        self.weight, self.bias, self.eps = weight, bias, eps
+        self._shape = list(weight.shape)
+        self._wanted = [False, *wanted]
+        self.gradients: list[Tensor | None] = [torch.zeros_like(weight) if wants else None for wants in wanted]
+
+    def step(self, x: Tensor) -> Tensor:
+        """(R, D) to (R, D)."""
+        return torch.native_layer_norm(x, self._shape, self.weight, self.bias, self.eps)[0]
+
+    def again(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output (R, D) of many steps once more, with the mean and the inverse deviation (R, 1)."""
+        return torch.native_layer_norm(x, self._shape, self.weight, self.bias, self.eps)
+
+    def step_backward(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+        """The gradient of x from the gradient of the output, both (R, D)."""
+        return torch.ops.aten.native_layer_norm_backward(
+            grad, x, self._shape, mean, rstd, self.weight, self.bias, [True, False, False]
+        )[0]
+
+    def accumulate(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> None:
+        """Adds the parameter gradients of many steps."""
+        if not any(self._wanted):
+            return
+        found = torch.ops.aten.native_layer_norm_backward(
+            grad.to(x.dtype), x, self._shape, mean, rstd, self.weight, self.bias, self._wanted
+        )[1:]
+        for total, part in zip(self.gradients, found, strict=True):
+            if total is not None:
+                total.add_(part)
+
+
+class Linear:
+    """x W^T + b, the weight times `scale`, computed in `dtype`."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        wanted: tuple[bool, bool],
+        scale: float = 1.0,
+    ) -> None:
+        self._scale = scale
+        self.weight = (weight * scale if scale != 1.0 else weight).to(dtype)
+        # Few rows against a large weight: the product reads the weight once, fastest when it is stored (in, out).
+        self.transposed = self.weight.t().contiguous()
+        self.bias = None if bias is None else bias.to(dtype)
+        self.gradients: list[Tensor | None] = [
+            torch.zeros_like(parameter) if wants and parameter is not None else None
+            for parameter, wants in zip((weight, bias), wanted, strict=True)
+        ]
+
+    def step(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """(R, in) to (R, out); `out` may be of another type."""
+        if out is not None and out.dtype != x.dtype:
+            return out.copy_(self.step(x))
+        if self.bias is None:
+            return torch.mm(x, self.transposed, out=out)
+        return torch.addmm(self.bias, x, self.transposed, out=out)
+
+    def step_backward(self, grad: Tensor, out: Tensor | None = None) -> Tensor:
+        """The gradient of x (R, in) from that of the output (R, out); `out` may be of another type."""
+        if out is not None and out.dtype != grad.dtype:
+            return out.copy_(torch.mm(grad, self.weight))
+        return torch.mm(grad, self.weight, out=out)
+
+    def accumulate(self, grad: Tensor, x: Tensor) -> None:
+        """Adds the parameter gradients of many steps, from the gradients of their outputs and their inputs."""
+        weight, bias = self.gradients
+        if weight is not None:
+            if weight.dtype == x.dtype:
+                weight.addmm_(grad.t(), x, alpha=self._scale)
+            else:
+                weight.add_(grad.t() @ x, alpha=self._scale)
+        if bias is not None:
+            bias.add_(grad.sum(0, dtype=bias.dtype))
+
+
+class Geglu:
+    """gelu(gate) * value, where the input is value, then gate; it has no parameters."""
+
+    @staticmethod
+    def step(hidden: Tensor, keep: Tensor | None) -> Tensor:
+        """(R, 2F) to (R, F). `keep` (R, F) is the dropout mask."""
+        value, gate = hidden.chunk(2, dim=-1)
+        product = F.gelu(gate).mul_(value)
+        return product if keep is None else product.mul_(keep)
+
+    @staticmethod
+    def again(hidden: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of many steps: the output (R, F), and its derivatives (R, 2, F) by value and gate."""
+        value, gate = hidden.chunk(2, dim=-1)
+        slopes = hidden.new_empty(hidden.shape[0], 2, value.shape[1])
+        slopes[:, 0] = F.gelu(gate)
+        slopes[:, 1] = torch.ops.aten.gelu_backward(value, gate)
+        product = slopes[:, 0] * value
+        if keep is not None:
+            slopes.mul_(keep[:, None])
+            product.mul_(keep)
+        return product, slopes
+
+    @staticmethod
+    def step_backward(grad: Tensor, slopes: Tensor, out: Tensor) -> None:
+        """Writes the gradient of the input into `out` (R, 2, F)."""
+        torch.mul(grad[:, None], slopes, out=out)
+
+
+class Attention:
+    """Attention of a step's queries over a window of the memory and, behind it, over their own segment.
+
+    It has no parameters; the gradients of keys and values are gathered by `KeyValueGradient`. In tensors of heads, BG
+    is batch times key/value heads, Q query heads per key/value head times the tokens of the segment, and n the window.
+    `own` is the pair of keys and values (BG, s, E) of the segment itself, or None.
+    """
+
+    def __init__(self, batch: int, groups: int, width: int) -> None:
+        self._batch, self._groups, self._width = batch, groups, width
+
+    def split(self, rows: Tensor) -> Tensor:
+        """(B*s, G*q*E) to (BG, Q, E); a view where the segment is one token."""
+        return self._heads(rows).reshape(self._batch * self._groups, -1, self._width)
+
+    def join(self, heads: Tensor, out: Tensor) -> Tensor:
+        """(BG, Q, E) into the rows `out` (B*s, G*q*E)."""
+        target = self._heads(out)
+        target.copy_(heads.view(target.shape))
+        return out
+
+    def _heads(self, rows: Tensor) -> Tensor:
+        length = rows.shape[0] // self._batch
+        return rows.view(self._batch, length, self._groups, -1, self._width).permute(0, 2, 3, 1, 4)
+
+    def split_own(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B*s, 2*G*E) to keys and values (BG, s, E)."""
+        pair = rows.view(self._batch, -1, 2, self._groups, self._width).permute(2, 0, 3, 1, 4)
+        keys, values = pair.reshape(2, self._batch * self._groups, -1, self._width).unbind(0)
+        return keys, values
+
+    @staticmethod
+    def probabilities(q: Tensor, keys: Tensor, own: Own, bias: Tensor, out: Tensor) -> Tensor:
+        """softmax(q keys^T + bias) into `out` (BG, Q, n + s); q (BG, Q, E) is scaled, keys are (BG, n, E)."""
+        if own is None and bias.dtype == q.dtype:
+            scores = torch.baddbmm(bias, q, keys.transpose(1, 2))
+        else:
+            scores = torch.bmm(q, keys.transpose(1, 2))
+            if own is not None:
+                scores = torch.cat([scores, torch.bmm(q, own[0].transpose(1, 2))], -1)
+            scores = scores + bias
+        if scores.dtype == out.dtype:
+            return torch.softmax(scores, -1, out=out)
+        return out.copy_(torch.softmax(scores, -1))
+
+    def step(self, probabilities: Tensor, values: Tensor, own: Own, out: Tensor) -> Tensor:
+        """Probabilities (BG, Q, n + s) times values (BG, n, E), into the rows `out` (B*s, G*q*E)."""
+        if out.shape[0] == self._batch and own is None:
+            torch.bmm(probabilities, values, out=self.split(out))
+            return out
+        return self.join(self._both(probabilities, values, None if own is None else own[1]), out)
+
+    def step_backward(
+        self, grad: Tensor, keys: Tensor, values: Tensor, own: Own, at: Step, grad_scores: Tensor, grad_q: Tensor
+    ) -> None:
+        """Writes the gradients of the scores (BG, Q, n + s) and of the query rows (B*s, G*q*E), from `grad` (BG, Q, E)
+        of the output."""
+        grad_p = torch.bmm(grad, values.transpose(1, 2))
+        if own is not None:
+            grad_p = torch.cat([grad_p, torch.bmm(grad, own[1].transpose(1, 2))], -1)
+        if at.keep_probabilities is not None:
+            grad_p = grad_p * at.keep_probabilities
+        torch._softmax_backward_data(grad_p, at.probabilities, -1, grad_p.dtype, grad_input=grad_scores)
+        if own is None and grad_q.shape[0] == self._batch and grad_q.dtype == grad.dtype:
+            torch.bmm(grad_scores, keys, out=self.split(grad_q))
+        else:
+            self.join(self._both(grad_scores, keys, None if own is None else own[0]), grad_q)
+
+    def own_backward(self, grad: Tensor, at: Step, grad_scores: Tensor, out: Tensor) -> Tensor:
+        """Writes the gradient of the segment's own keys and values into the rows `out` (B*s, 2*G*E)."""
+        q, length = self.split(at.q), out.shape[0] // self._batch
+        p = at.probabilities if at.keep_probabilities is None else at.probabilities * at.keep_probabilities
+        target = out.view(self._batch, length, 2, self._groups, self._width).permute(2, 0, 3, 1, 4)
+        for place, weights, operand in zip(target, (grad_scores, p), (q, grad), strict=True):
+            place.copy_(torch.bmm(weights[..., -length:].transpose(1, 2), operand).view(place.shape))
+        return out
+
+    @staticmethod
+    def _both(weights: Tensor, window: Tensor, own: Tensor | None) -> Tensor:
+        if own is None:
+            return torch.bmm(weights, window)
+        slots = window.shape[1]
+        return torch.bmm(weights[..., :slots], window).baddbmm_(weights[..., slots:], own)
+
+
+class KeyValueGradient:
+    """The gradient of the memory's keys and values, for a block of C segments that is walked backwards.
+
+    A slot is seen by all layers and by every later query of its window. Within the block, the queries after a
+    segment give their part when the walk reaches it, in one product over segments and layers; what the block's queries
+    give to slots before it is one product when the block is done.
+
+    Attributes:
+        total: (2, BG, n + T, E), the gradients of the keys and of the values; what comes from outside stands in it
+            from the start.
+    """
+
+    def __init__(self, total: Tensor, slots: int) -> None:
+        self.total, self._slots = total, slots
+        self._shape: tuple[int, int] | None = None
+
+    def begin(self, start: int, segments: int, length: int, like: Tensor) -> None:
+        """Begins a block of `segments` segments of `length` tokens at token `start`, whose probabilities are like
+        `like` (L, BG, Q, n + own)."""
+        self._start, self._length = start, length
+        shape = (segments, length)
+        if shape == self._shape:
+            return  # the same places are written again; the others stay zero
+        self._shape = shape
+        layers, groups, queries, _ = like.shape
+        # Row (c, l, q) holds the window of segment c, c*length columns to the right of the first one's.
+        columns = self._slots + segments * length
+        self._band = like.new_zeros(2, groups, segments, layers, queries, columns)
+        self._vectors = like.new_empty(2, groups, segments, layers, queries, self.total.shape[3])
+
+    def slot(self, segment: int) -> Tensor:
+        """(2, BG, s, E): the finished gradient of the slots that the block's segment number `segment` wrote."""
+        place = self._slots + self._start + segment * self._length
+        total = self.total[:, :, place : place + self._length]
+        if segment + 1 < self._band.shape[2]:
+            column = self._slots + segment * self._length
+            later = self._band[:, :, segment + 1 :, ..., column : column + self._length].flatten(2, 4).flatten(0, 1)
+            vectors = self._vectors[:, :, segment + 1 :].flatten(2, 4).flatten(0, 1)
+            total.add_(torch.bmm(later.transpose(1, 2), vectors).view(total.shape))
+        return total
+
+    def add(self, segment: int, grad_scores: Tensor, probabilities: Tensor, q: Tensor, grad: Tensor) -> None:
+        """Takes a segment's part, of all layers: (L, BG, Q, n + own) twice, then (L, BG, Q, E) twice."""
+        columns = slice(segment * self._length, segment * self._length + self._slots)
+        for band, vectors, weights, operand in zip(
+            self._band, self._vectors, (grad_scores, probabilities), (q, grad), strict=True
+        ):
+            band[:, segment, ..., columns].copy_(weights[..., : self._slots].transpose(0, 1))
+            vectors[:, segment].copy_(operand.transpose(0, 1))
+
+    def end(self) -> None:
+        """Gives the slots before the block what all its queries owe them."""
+        earlier = self._band[..., : self._slots].flatten(2, 4).flatten(0, 1)
+        found = torch.bmm(earlier.transpose(1, 2), self._vectors.flatten(2, 4).flatten(0, 1))
+        self.total[:, :, self._start : self._start + self._slots].add_(found.view(2, -1, *found.shape[1:]))

@@ -1,0 +1,388 @@
+"""The walk through time, forward and backward, over the triples of all layers.
+
+What is sequential is kept small: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
+buffer whose windows are views. The gradients of parameters, and of keys and values, wait for many steps and are then
+large products. docs/design.md, section 4, has the counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..layers import keep_mask
+from ..position import bucket
+from ..segments import Visibility
+from .plan import Segment
+from .sublayers import AttentionSublayer, FeedForwardSublayer
+from .tape import Layout, Masks, Step, Values
+from .triples import Attention, KeyValueGradient, Linear, Norm
+from .windows import Windows
+
+PARAMETERS_PER_BLOCK = 12
+
+
+class Problem(NamedTuple):
+    """What a walk is about, besides tensors that have gradients.
+
+    Attributes:
+        out_dtype: the type of the keys and values that come out.
+        attn_dropout, ff_dropout: the dropouts that are on.
+        eps: of each block, those of its two norms.
+    """
+
+    layout: Layout
+    visibility: Visibility | None
+    out_dtype: torch.dtype
+    attn_dropout: float
+    ff_dropout: float
+    eps: list[tuple[float, float]]
+
+
+class Inputs(NamedTuple):
+    """All tensors that have gradients.
+
+    Attributes:
+        x: (B, T, D).
+        keys, values: (B, carried, G*E).
+        position: (buckets, H).
+        layer_weight: (L+1,).
+        to_kv: (2*G*E, D).
+        blocks: weight and bias (or None) of each module, block by block.
+    """
+
+    x: Tensor
+    keys: Tensor
+    values: Tensor
+    position: Tensor
+    layer_weight: Tensor
+    to_kv: Tensor
+    blocks: Sequence[Tensor | None]
+
+    @classmethod
+    def of(cls, flat: Sequence[Tensor | None]) -> Inputs:
+        """From the row that `flat` gives."""
+        return cls(*flat[:6], flat[6:])  # type: ignore[arg-type,call-arg]
+
+    def flat(self) -> list[Tensor | None]:
+        """All tensors in one row."""
+        return [*self[:6], *self.blocks]
+
+
+def parameter_names(depth: int) -> list[str]:
+    """The names in a `Stack` of the inputs after x, keys and values, in their flat order."""
+    modules = [f"attention.{name}" for name in ("norm", "to_q", "to_out")]
+    modules += [f"feedforward.{name}" for name in ("norm", "to_hidden", "to_out")]
+    blocks = [
+        f"layers.{layer}.{module}.{parameter}"
+        for layer in range(depth)
+        for module in modules
+        for parameter in ("weight", "bias")
+    ]
+    return ["position.bias.weight", "layer_weight", "to_kv.weight", *blocks]
+
+
+class Walk:
+    """The triples of all layers, set up for one sequence."""
+
+    def __init__(
+        self, problem: Problem, inputs: Inputs, wanted: Sequence[bool] | None = None, buffer: Tensor | None = None
+    ) -> None:
+        """Sets up.
+
+        Args:
+            wanted: of which inputs, in their flat order, gradients are wanted; None for none.
+            buffer: the memory buffer that a forward walk left; None for a fresh one.
+        """
+        self.problem, self.layout, self.inputs = problem, problem.layout, inputs
+        self.config, self.plan, precision = self.layout
+        self.wanted = tuple(wanted or [False] * len(inputs.flat()))
+        if buffer is None:
+            buffer = Windows.fresh(self.layout, inputs.keys, inputs.values)
+        self.wide = torch.promote_types(precision.attention, torch.float32)
+        self.buckets = bucket(torch.arange(self.config.mem_len + self.config.seq_len, device=inputs.x.device))
+        by_distance = inputs.position.to(self.wide)[self.buckets].t()
+        self.windows = Windows(self.layout, buffer, by_distance, problem.visibility)
+        self.mix_weight = None if self.config.keep_last_hidden else inputs.layer_weight.softmax(0)
+        self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False))
+        attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
+        self.attentions: list[AttentionSublayer] = []
+        self.feedforwards: list[FeedForwardSublayer] = []
+        self.triples: list[Norm | Linear] = []
+        for index, (eps_attention, eps_feedforward) in enumerate(problem.eps):
+            norm_a, to_q, out_a, norm_f, hidden, out_f = self._triples(index, eps_attention, eps_feedforward)
+            dtype = precision.products
+            self.attentions.append(AttentionSublayer(norm_a, to_q, self.to_kv, out_a, attention, dtype))
+            self.feedforwards.append(FeedForwardSublayer(norm_f, hidden, out_f, dtype))
+
+    def _triples(self, index: int, eps_a: float, eps_f: float) -> tuple[Norm, Linear, Linear, Norm, Linear, Linear]:
+        """The triples of one block, in the order of its parameters."""
+        dtype, first = self.layout.precision.products, PARAMETERS_PER_BLOCK * index
+        parameters = self.inputs.blocks[first : first + PARAMETERS_PER_BLOCK]
+        wanted = self.wanted[6 + first : 6 + first + PARAMETERS_PER_BLOCK]
+        pairs = list(zip(parameters[::2], parameters[1::2], wanted[::2], wanted[1::2], strict=True))
+
+        def norm(place: int, eps: float) -> Norm:
+            weight, bias, *wants = pairs[place]
+            assert weight is not None
+            assert bias is not None
+            return Norm(weight, bias, eps, (wants[0], wants[1]))
+
+        def linear(place: int, scale: float = 1.0) -> Linear:
+            weight, bias, *wants = pairs[place]
+            assert weight is not None
+            return Linear(weight, bias, dtype, (wants[0], wants[1]), scale)
+
+        found = (norm(0, eps_a), linear(1, self.config.dim_head**-0.5), linear(2), norm(3, eps_f), linear(4), linear(5))
+        self.triples += found
+        return found
+
+    def mix(self, states: Tensor) -> Tensor:
+        """States (L+1, R, D) to what the memory stores (R, D), in the precision of products."""
+        if self.mix_weight is None:
+            mixed = states[-1]
+        else:
+            mixed = torch.mm(self.mix_weight[None].to(states.dtype), states.flatten(1)).view(states.shape[1:])
+        return mixed.to(self.layout.precision.products)
+
+
+def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+    """Walks forward: the top states (B, T, D), keys and values (B, carried + T, G*E).
+
+    Args:
+        states: (L+1, T*B, D), written with the input of every layer and the top; None to keep nothing.
+        values: written; None to keep nothing.
+        masks: dropout masks, written.
+    """
+    plan, layout, x = walk.plan, walk.layout, walk.inputs.x
+    segments, rows = plan.segments, plan.to_rows(x)
+    tops = torch.empty_like(rows)
+    for segment, steps, state in zip(
+        segments, layout.steps(segments, values, masks, x), layout.states(segments, states, x), strict=True
+    ):
+        window = walk.windows.window(segment)
+        _draw(walk, segment, steps)
+        layers = state.unbind(0)
+        layers[0].copy_(rows[segment.rows])
+        for attention, feedforward, at, below, above in zip(
+            walk.attentions, walk.feedforwards, steps, layers[:-1], layers[1:], strict=True
+        ):
+            middle = torch.add(below, attention.step(below, window, at), out=at.middle)
+            torch.add(middle, feedforward.step(middle, at), out=above)
+        tops[segment.rows] = layers[-1]
+        walk.windows.write(segment, walk.to_kv.step(walk.mix(state)))
+    return plan.from_rows(tops).contiguous(), *walk.windows.everything(walk.problem.out_dtype)
+
+
+def _draw(walk: Walk, segment: Segment, steps: list[Step]) -> None:
+    """Draws a segment's dropout masks, in the order and the shapes of the definition."""
+    problem, config = walk.problem, walk.config
+    if not problem.attn_dropout and not problem.ff_dropout:
+        return
+    filled, own = walk.plan.filled(segment), segment.length if segment.length > 1 else 0
+    for at in steps:
+        if at.keep_probabilities is not None:
+            at.keep_probabilities.zero_()
+            if filled or own:
+                keep = at.keep_probabilities[..., walk.plan.slots - filled :]
+                shape = (walk.plan.batch, config.heads, segment.length, filled + own)
+                keep.copy_(keep_mask(keep.new_empty(shape), problem.attn_dropout).view(keep.shape))
+        if at.keep_hidden is not None:
+            at.keep_hidden.copy_(keep_mask(at.keep_hidden, problem.ff_dropout))
+
+
+class _Chunk(NamedTuple):
+    """What some segments kept or computed once more, and room for the gradients of their Rc rows."""
+
+    segments: list[Segment]
+    states: Tensor  # (L+1, Rc, D)
+    values: Values
+    masks: Masks
+    steps: list[list[Step]]
+    grad_tops: Tensor  # (Rc, D)
+    grad_states: Tensor  # (L+1, Rc, D)
+    grad_middles: Tensor  # (L, Rc, D)
+    grad_mixed: Tensor  # (Rc, D)
+    grad_kv: Tensor  # (Rc, 2*G*E)
+
+
+class _StepGradients(NamedTuple):
+    """One segment's part of a chunk."""
+
+    tops: Tensor
+    states: Tensor
+    middles: Tensor
+    mixed: Tensor
+    kv: Tensor
+    q: Tensor  # (L, R, H*E)
+    probabilities: Tensor  # (L, BG, Q, n + own), after dropout
+
+
+def backward(
+    walk: Walk, grads: Sequence[Tensor | None], states: Tensor, values: Values | None, masks: Masks
+) -> list[Tensor | None]:
+    """Walks backward: the gradients of all inputs in their flat order, None where none is wanted.
+
+    Args:
+        grads: of the three results of `forward`; None for zero.
+        states, values, masks: what `forward` wrote.
+    """
+    return _BackwardWalk(walk, grads[1], grads[2]).run(grads[0], states, values, masks)
+
+
+class _BackwardWalk:
+    def __init__(self, walk: Walk, grad_keys: Tensor | None, grad_values: Tensor | None) -> None:
+        self.walk, self.layout, self.plan = walk, walk.layout, walk.plan
+        self.memory = KeyValueGradient(walk.windows.gradient(grad_keys, grad_values, walk.wide), walk.plan.slots)
+        self.bias = torch.zeros_like(walk.windows.by_distance)
+        mix = walk.mix_weight
+        self.mix = None if mix is None else torch.zeros_like(mix)
+        self.mix_weights = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
+
+    def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
+        walk, plan, inputs = self.walk, self.plan, self.walk.inputs
+        top_rows = torch.zeros_like(states[0]) if grad_tops is None else plan.to_rows(grad_tops)
+        grad_x = torch.empty_like(states[0])
+        for blocks in reversed(plan.chunks):
+            chunk = self._chunk([segment for block in blocks for segment in block], top_rows, states, values, masks)
+            self._walk_chunk(blocks, chunk)
+            self._accumulate(chunk)
+            grad_x[chunk.segments[0].rows.start : chunk.segments[-1].rows.stop] = chunk.grad_states[0]
+        grad_keys, grad_values = walk.windows.carried_gradient(self.memory.total, inputs.keys.dtype)
+        found = [plan.from_rows(grad_x), grad_keys, grad_values, self._position(), self._layer_weight()]
+        found.append(walk.to_kv.gradients[0])
+        for triple in walk.triples:
+            found += triple.gradients
+        return [grad if wants else None for grad, wants in zip(found, walk.wanted, strict=True)]
+
+    def _position(self) -> Tensor:
+        table = self.walk.inputs.position
+        found = torch.zeros_like(table, dtype=self.bias.dtype)
+        return found.index_add_(0, self.walk.buckets, self.bias.t()).to(table.dtype)
+
+    def _layer_weight(self) -> Tensor | None:
+        mix = self.walk.mix_weight
+        return None if mix is None or self.mix is None else mix * (self.mix - (mix * self.mix).sum())
+
+    def _chunk(
+        self, segments: list[Segment], grad_tops: Tensor, states: Tensor, values: Values | None, masks: Masks
+    ) -> _Chunk:
+        layout, every = self.layout, self.plan.segments
+        rows = slice(segments[0].rows.start, segments[-1].rows.stop)
+        states, masks = states[:, rows], masks.part(layout, segments, every)
+        values_here = layout.values(segments, states) if values is None else values.part(layout, segments, every)
+        steps = layout.steps(segments, values_here, masks, states)
+        if values is None:
+            self._again(segments, states, values_here, steps)
+        width = self.walk.to_kv.weight.shape[0]
+        return _Chunk(
+            segments=segments,
+            states=states,
+            values=values_here,
+            masks=masks,
+            steps=steps,
+            grad_tops=grad_tops[rows],
+            grad_states=torch.empty_like(states),
+            grad_middles=torch.empty_like(values_here.middle),
+            grad_mixed=torch.empty_like(states[0]),
+            grad_kv=states.new_empty(states.shape[1], width, dtype=layout.precision.products),
+        )
+
+    def _again(self, segments: list[Segment], states: Tensor, values: Values, steps: list[list[Step]]) -> None:
+        """Computes a chunk's values once more from its states: products in bulk, attention step by step."""
+        walk = self.walk
+        windows = [walk.windows.window(segment) for segment in segments]
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            attention.project(states[layer], values.q[layer], None if values.own is None else values.own[layer])
+            for window, at in zip(windows, steps, strict=True):
+                attention.attend(window, at[layer])
+            torch.add(states[layer], attention.output(values.out[layer], None), out=values.middle[layer])
+            for window, segment, at in zip(windows, segments, steps, strict=True):
+                if window.seeing is not None:
+                    start = segment.rows.start - segments[0].rows.start
+                    below = states[layer, start : start + at[layer].middle.shape[0]]
+                    torch.where(window.seeing, at[layer].middle, below, out=at[layer].middle)
+            feedforward.hidden(values.middle[layer], values.hidden[layer])
+
+    def _walk_chunk(self, blocks: list[list[Segment]], chunk: _Chunk) -> None:
+        walk, layout = self.walk, self.layout
+        counts = [at[0].q.shape[0] for at in chunk.steps]
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            attention.again(chunk.states[layer], [at[layer] for at in chunk.steps], chunk.values.out[layer], counts)
+            keep = None if chunk.masks.hidden is None else chunk.masks.hidden[layer]
+            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer], keep, counts)
+        dropped = chunk.values.probabilities
+        if chunk.masks.probabilities is not None:
+            dropped = dropped * chunk.masks.probabilities
+        parts = [
+            _StepGradients(*part)
+            for part in zip(
+                chunk.grad_tops.split(counts),
+                chunk.grad_states.split(counts, dim=1),
+                chunk.grad_middles.split(counts, dim=1),
+                chunk.grad_mixed.split(counts),
+                chunk.grad_kv.split(counts),
+                chunk.values.q.split(counts, dim=1),
+                layout.scores(chunk.segments, dropped),
+                strict=True,
+            )
+        ]
+        index = len(counts)
+        for block in reversed(blocks):
+            part = parts[index - 1]
+            self.memory.begin(block[0].start, len(block), block[0].length, part.probabilities)
+            room = torch.empty_like(part.probabilities), torch.empty_like(part.q)
+            for place in reversed(range(len(block))):
+                index -= 1
+                self._step(block[place], place, index, parts[index], *room)
+            self.memory.end()
+
+    def _step(
+        self, segment: Segment, place: int, index: int, part: _StepGradients, grad_scores: Tensor, grad_out: Tensor
+    ) -> None:
+        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers.
+
+        Args:
+            grad_scores, grad_out: like `part.probabilities` and `part.q`, written.
+        """
+        walk, windows, mix = self.walk, self.walk.windows, self.mix_weights
+        window = windows.window(segment)
+        slots = self.memory.slot(place).unflatten(1, (self.plan.batch, -1))
+        windows.as_slots(segment, part.kv).copy_(slots)
+        walk.to_kv.step_backward(part.kv, out=part.mixed)
+        layers, middles = part.states.unbind(0), part.middles.unbind(0)
+        grad = torch.add(part.tops, part.mixed if mix is None else part.mixed * mix[-1], out=layers[-1])
+        for layer in reversed(range(len(middles))):
+            grad_ff = walk.feedforwards[layer].step_backward(index, grad)
+            if window.seeing is None:
+                middle = through = torch.add(grad, grad_ff, out=middles[layer])
+            else:
+                middle = grad + grad_ff
+                through = torch.mul(middle, window.seeing, out=middles[layer])
+            grad_attention = walk.attentions[layer].step_backward(
+                index, through, window, grad_scores[layer], grad_out[layer]
+            )
+            grad = torch.add(middle, grad_attention, out=layers[layer])
+            if mix is not None:
+                grad.addcmul_(part.mixed, mix[layer])
+        windows.add_bias_gradient(segment, grad_scores, self.bias)
+        self.memory.add(
+            place,
+            grad_scores,
+            part.probabilities,
+            windows.as_heads(segment, part.q),
+            windows.as_heads(segment, grad_out),
+        )
+
+    def _accumulate(self, chunk: _Chunk) -> None:
+        """Adds a chunk's parameter gradients."""
+        walk = self.walk
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            feedforward.accumulate(chunk.grad_states[layer + 1])
+            attention.accumulate(chunk.grad_middles[layer])
+        walk.to_kv.accumulate(chunk.grad_kv, walk.mix(chunk.states))
+        if self.mix is not None:
+            self.mix.add_(torch.mv(chunk.states.flatten(1), chunk.grad_mixed.flatten()))

@@ -1,0 +1,120 @@
+"""The memory buffer of a walk, and the window of it that each segment sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..segments import Visibility
+from .plan import Segment
+from .sublayers import Window
+from .tape import Layout
+from .window import View, view
+
+
+class Windows:
+    """Keys and values of the carried memory and of all tokens in one buffer; a window is a view of it.
+
+    Attributes:
+        buffer: (2, BG, n + T, E). The carried memory ends at slot n, and slots before it are hidden; token t goes to
+            slot n + t, so a segment that starts at token t sees slots t to t + n.
+    """
+
+    def __init__(self, layout: Layout, buffer: Tensor, by_distance: Tensor, visibility: Visibility | None) -> None:
+        self._layout, self.buffer, self.by_distance, self._visibility = layout, buffer, by_distance, visibility
+        self._views: dict[tuple[int, int], View] = {}
+        self._biases: dict[tuple[int, int], Tensor] = {}
+
+    @staticmethod
+    def fresh(layout: Layout, keys: Tensor, values: Tensor) -> Tensor:
+        """The buffer with the carried keys and values (B, carried, G*E) in place."""
+        plan, config = layout.plan, layout.config
+        groups = plan.batch * (config.kv_heads or config.heads)
+        buffer = keys.new_empty(2, groups, plan.slots + plan.time, config.dim_head, dtype=layout.precision.attention)
+        buffer[:, :, : plan.slots - plan.carried] = 0
+        for place, carried in zip(buffer, (keys, values), strict=True):
+            heads = carried.unflatten(-1, (-1, config.dim_head)).transpose(1, 2)
+            place[:, plan.slots - plan.carried : plan.slots].unflatten(0, (plan.batch, -1)).copy_(heads)
+        return buffer
+
+    def write(self, segment: Segment, rows: Tensor) -> None:
+        """Puts keys and values (B*s, 2*G*E) of a segment into its slots."""
+        self.slots(segment).copy_(self.as_slots(segment, rows))
+
+    def slots(self, segment: Segment) -> Tensor:
+        """(2, B, G, s, E): the slots of a segment."""
+        first = self._layout.plan.slots + segment.start
+        return self.buffer[:, :, first : first + segment.length].unflatten(1, (self._layout.plan.batch, -1))
+
+    def as_slots(self, segment: Segment, rows: Tensor) -> Tensor:
+        """Rows (B*s, 2*G*E) seen as (2, B, G, s, E)."""
+        width = self._layout.config.dim_head
+        return rows.view(self._layout.plan.batch, segment.length, 2, -1, width).permute(2, 0, 3, 1, 4)
+
+    def as_heads(self, segment: Segment, rows: Tensor) -> Tensor:
+        """Rows (L, B*s, H*E) as heads (L, BG, Q, E)."""
+        config, batch = self._layout.config, self._layout.plan.batch
+        groups = config.kv_heads or config.heads
+        heads = rows.view(rows.shape[0], batch, segment.length, groups, config.heads // groups, config.dim_head)
+        return heads.permute(0, 1, 3, 4, 2, 5).reshape(rows.shape[0], batch * groups, -1, config.dim_head)
+
+    def window(self, segment: Segment) -> Window:
+        """What a segment sees."""
+        seen, plan = self.view(segment), self._layout.plan
+        key = (plan.filled(segment), segment.length)
+        bias = self._biases.get(key)
+        if bias is None or self._visibility is not None:
+            bias = seen.bias(self.by_distance)
+            groups = plan.batch * (self._layout.config.kv_heads or self._layout.config.heads)
+            bias = bias.expand(plan.batch, -1, -1, -1).reshape(groups, -1, bias.shape[-1])
+            self._biases[key] = bias
+        keys, values = self.buffer[:, :, segment.start : segment.start + plan.slots].unbind(0)
+        seeing = seen.seeing
+        if seeing is not None:
+            seeing = seeing.expand(plan.batch, segment.length, 1).reshape(-1, 1)
+        return Window(keys, values, bias, seeing)
+
+    def view(self, segment: Segment) -> View:
+        """Which keys a segment sees, and how far they are."""
+        config, plan = self._layout.config, self._layout.plan
+        key = (plan.filled(segment), segment.length)
+        seen = self._views.get(key)
+        if seen is None or self._visibility is not None:
+            device = self.buffer.device
+            seen = view(config, plan.slots, key[0], segment.index, segment.length, self._visibility, device)
+            self._views[key] = seen
+        return seen
+
+    def everything(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, carried + T, G*E), carried ones first."""
+        first = self._layout.plan.slots - self._layout.plan.carried
+        return self._as_rows(self.buffer[:, :, first:], dtype)
+
+    def gradient(self, grad_keys: Tensor | None, grad_values: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The gradient of the buffer, from those of `everything`."""
+        plan = self._layout.plan
+        total = torch.zeros_like(self.buffer, dtype=dtype)
+        for place, grad in zip(total[:, :, plan.slots - plan.carried :], (grad_keys, grad_values), strict=True):
+            if grad is not None:
+                heads = grad.unflatten(-1, (-1, self._layout.config.dim_head)).transpose(1, 2)
+                place.unflatten(0, (plan.batch, -1)).copy_(heads)
+        return total
+
+    def carried_gradient(self, total: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The gradients (B, carried, G*E) of the carried keys and values, from that of the buffer."""
+        plan = self._layout.plan
+        return self._as_rows(total[:, :, plan.slots - plan.carried : plan.slots], dtype)
+
+    def _as_rows(self, slots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        heads = slots.unflatten(1, (self._layout.plan.batch, -1)).transpose(2, 3)
+        rows = heads.to(dtype, memory_format=torch.contiguous_format, copy=True).flatten(-2)
+        return rows[0], rows[1]
+
+    def add_bias_gradient(self, segment: Segment, grad_scores: Tensor, out: Tensor) -> None:
+        """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + own) give its biases."""
+        batch, distance = self._layout.plan.batch, self.view(segment).distance
+        grad = grad_scores.sum(0).view(batch, out.shape[0], segment.length, -1)
+        if distance.ndim == 2:
+            out.index_add_(1, distance.flatten(), grad.sum(0).flatten(1).to(out.dtype))
+        else:
+            out.index_add_(1, distance.flatten(), grad.transpose(0, 1).flatten(1).to(out.dtype))

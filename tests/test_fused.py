@@ -1,0 +1,311 @@
+"""The fused walk is the definition: outputs, memory and every gradient, in float64, over all shapes."""
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import NUM_TOKENS, Case, cases, close, largest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
+from feedback_transformer_pytorch.recurrence import fused, plan, stepwise
+
+CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=4, seq_len=2, heads=2, dim_head=3)
+CASE = Case(CONFIG, batch=2, time=11, memory_slots=3, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_buffers() -> Iterator[None]:
+    """What `torch.empty` leaves uninitialised is NaN here, so that nothing unwritten goes unseen."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tests must have several blocks and chunks too."""
+    monkeypatch.setattr(plan, "BLOCK_QUERIES", 4)
+    monkeypatch.setattr(plan, "CHUNK_ROWS", 20)
+
+
+def run(model: FeedbackTransformer, x: Tensor, memory: Memory | None, **arguments: Any) -> dict[str, Tensor]:
+    """Outputs, and the gradients of a sum of all of them with random weights."""
+    model.zero_grad()
+    if memory is not None:
+        memory = Memory(memory.keys.clone().requires_grad_(), memory.values.clone().requires_grad_(), memory.lengths)
+    logits, left = model(x, memory, return_memory=True, **arguments)
+    weight = torch.randn(logits.shape, dtype=logits.dtype, generator=torch.Generator().manual_seed(1))
+    ((logits * weight).sum() + left.keys.sin().sum() + left.values.cos().sum()).backward()
+    found = {"logits": logits, "keys": left.keys, "values": left.values}
+    found |= {f"grad {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if memory is not None:
+        assert memory.keys.grad is not None
+        assert memory.values.grad is not None
+        found |= {"grad keys": memory.keys.grad, "grad values": memory.values.grad}
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    # A gradient that the definition leaves out is zero: nothing depends on that parameter.
+    scale = largest(tensor for name, tensor in expected.items() if name.startswith("grad"))
+    assert set(expected) <= set(found)
+    for name, tensor in found.items():
+        close(tensor, expected.get(name, torch.zeros_like(tensor)), tolerance, scale if "grad" in name else 1.0)
+
+
+def compare(model: FeedbackTransformer, x: Tensor, memory: Memory | None, **arguments: Any) -> None:
+    results = []
+    for implementation in ("stepwise", "fused"):
+        model.implementation = implementation  # type: ignore[assignment]
+        torch.manual_seed(7)
+        results.append(run(model, x, memory, **arguments))
+    same(results[1], results[0])
+
+
+@settings(max_examples=250)
+@given(cases(), st.booleans())
+def test_outputs_memory_and_all_gradients(case: Case, recompute: bool) -> None:
+    compare(case.model(recompute=recompute), case.tokens(), case.memory())
+
+
+@settings(max_examples=80)
+@given(cases(), st.floats(0, 1), st.floats(0, 0.5), st.booleans())
+def test_mask_and_reset(case: Case, real: float, resets: float, recompute: bool) -> None:
+    arguments = {"mask": case.flags(real), "reset": case.flags(resets, salt=4)}
+    compare(case.model(recompute=recompute), case.tokens(), case.memory(), **arguments)
+
+
+@settings(max_examples=60)
+@given(cases(), st.sampled_from([(0.3, 0.0), (0.0, 0.3), (0.4, 0.2)]), st.booleans())
+def test_dropout_has_the_same_masks_in_both_directions(
+    case: Case, dropout: tuple[float, float], recompute: bool
+) -> None:
+    config = dataclasses.replace(case.config, attn_dropout=dropout[0], ff_dropout=dropout[1])
+    case = dataclasses.replace(case, config=config)
+    compare(case.model(recompute=recompute), case.tokens(), case.memory())
+
+
+@pytest.mark.parametrize("seq_len", [1, 3])
+@pytest.mark.parametrize("position", ["t5", "legacy"])
+def test_gradcheck(seq_len: int, position: Any) -> None:
+    """Finite differences against the function itself, for every differentiable input."""
+    config = dataclasses.replace(
+        CONFIG, dim=4, depth=2, mem_len=2, seq_len=seq_len, heads=1, kv_heads=1, position=position
+    )
+    stack = Case(config, 1, 4, 0, 0).model().decoder.stack
+    names = [name for name, _ in stack.named_parameters()]
+    x = torch.randn(1, 4, 4, dtype=torch.float64)
+    keys, values = torch.randn(2, 1, 2, config.kv_dim, dtype=torch.float64)
+
+    def function(x: Tensor, keys: Tensor, values: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        wrapped = Wrapped(stack)
+        named = {f"stack.{name}": p for name, p in zip(names, parameters, strict=True)}
+        return torch.func.functional_call(wrapped, named, (x, Memory(keys, values)))
+
+    inputs = [t.detach().clone().requires_grad_() for t in (x, keys, values, *stack.parameters())]
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=False)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, stack: Any) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, x: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+        return fused(self.stack, x, memory)
+
+
+def test_a_second_backward_through_the_same_graph_gives_the_same() -> None:
+    model = CASE.model(implementation="fused")
+    loss = model(CASE.tokens(), CASE.memory()).square().sum()
+    first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
+    second = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_double_backward_steps_aside_and_replays_dropout() -> None:
+    config = dataclasses.replace(CONFIG, attn_dropout=0.3, ff_dropout=0.3)
+    model = Case(config, 2, 5, 0, 0).model()
+    x, memory = CASE.tokens()[:, :5], CASE.memory()
+    results = []
+    for implementation in ("stepwise", "fused"):
+        model.implementation = implementation
+        torch.manual_seed(3)
+        loss = model(x, memory).square().sum()
+        grads = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+        penalty = sum(grad.square().sum() for grad in grads)
+        results.append(torch.autograd.grad(penalty, list(model.parameters()), allow_unused=True))
+    for a, b in zip(*results, strict=True):
+        assert a is b is None or torch.allclose(a, b, rtol=1e-8)
+
+
+def test_frozen_parameters_get_no_gradient_and_the_others_do() -> None:
+    model = CASE.model()
+    frozen = [name for name, _ in model.named_parameters() if "feedforward" in name or "to_q" in name]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    compare(model, CASE.tokens(), CASE.memory())
+    assert all(p.grad is None for name, p in model.named_parameters() if name in frozen)
+
+
+def test_no_grad_keeps_nothing_and_gives_the_same() -> None:
+    model = CASE.model(implementation="fused")
+    kept = model(CASE.tokens(), CASE.memory())
+    with torch.no_grad():
+        free = model(CASE.tokens(), CASE.memory())
+    assert free.grad_fn is None
+    assert torch.equal(kept, free)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_inside_a_checkpoint(reentrant: bool) -> None:
+    model, x = CASE.model(implementation="fused"), CASE.tokens()
+    embedded = model.token_emb(x).detach().requires_grad_()
+    plain = model.decoder(embedded).square().sum()
+    expected = torch.autograd.grad(plain, [embedded, *model.decoder.parameters()])
+    model.zero_grad()
+    embedded.grad = None
+    again = torch.utils.checkpoint.checkpoint(model.decoder, embedded, use_reentrant=reentrant).square().sum()
+    again.backward()
+    for found, wanted in zip([embedded, *model.decoder.parameters()], expected, strict=True):
+        assert found.grad is not None
+        close(found.grad, wanted)
+
+
+STEPS_ASIDE = {
+    "hooked": lambda stack: stack.layers[0].attention.to_q.register_forward_hook(lambda *_: None),
+    "backward hook": lambda stack: stack.layers[0].feedforward.register_full_backward_hook(lambda *_: None),
+    "parametrized": lambda stack: nn.utils.parametrizations.weight_norm(stack.layers[1].feedforward.to_out),
+    "adapted": lambda stack: setattr(stack.layers[1].attention, "to_q", Adapted(stack.layers[1].attention.to_q)),
+}
+
+
+class Adapted(nn.Module):
+    """What a LoRA library puts in a Linear's place."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.low = base, nn.Linear(base.in_features, base.out_features, bias=False).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.low(x)
+
+
+@pytest.mark.parametrize("how", STEPS_ASIDE)
+def test_steps_aside_says_why_once_and_is_right(how: str) -> None:
+    model = CASE.model(implementation="fused")
+    STEPS_ASIDE[how](model.decoder.stack)
+    with pytest.warns(UserWarning, match="steps aside"):
+        found = run(model, CASE.tokens(), CASE.memory())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(CASE.tokens())
+    model.implementation = "stepwise"
+    same(found, run(model, CASE.tokens(), CASE.memory()), tolerance=0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.applicability._said", set())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_forward_mode_steps_aside() -> None:
+    model, x = CASE.model(), CASE.tokens()
+    embedded = model.token_emb(x).detach()
+    tangent = torch.randn_like(embedded)
+    results = []
+    with torch.autograd.forward_ad.dual_level():
+        for implementation in ("stepwise", "auto"):
+            model.implementation = implementation
+            dual = torch.autograd.forward_ad.make_dual(embedded, tangent)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                out = model.decoder(dual)
+            results.append(torch.autograd.forward_ad.unpack_dual(out).tangent)
+    assert torch.equal(*results)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_inside_torch_compile() -> None:
+    model = CASE.model(implementation="fused")
+    expected = run(model, CASE.tokens(), CASE.memory())
+    compiled = torch.compile(model, backend="eager")
+    logits = compiled(CASE.tokens(), CASE.memory())
+    close(logits, expected["logits"])
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("native", [False, True])
+def test_bf16_is_about_as_near_to_float64_as_the_definition_is(
+    kv_heads: int, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast: at most 2 times its error forward, 3 times backward. With and without bf16 products."""
+    torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.precision._has_bf16", lambda: native)
+    config = FeedbackConfig(
+        num_tokens=50, dim=64, depth=2, mem_len=16, seq_len=1, heads=2, dim_head=32, kv_heads=kv_heads
+    )
+    model = FeedbackTransformer.from_config(config)
+    exact = copy.deepcopy(model).double()
+    x = torch.randint(0, 50, (4, 40))
+
+    def results(model: FeedbackTransformer, implementation: Any, autocast: bool) -> dict[str, Tensor]:
+        model.implementation = implementation
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = run(model, x, None)
+        return {name: tensor.double() for name, tensor in found.items()}
+
+    truth = results(exact, "stepwise", False)
+    errors = {}
+    for implementation in ("stepwise", "fused"):
+        found = results(model, implementation, True)
+        errors[implementation] = {
+            name: float((found[name] - truth[name]).norm() / truth[name].norm()) for name in truth
+        }
+    for name, error in errors["fused"].items():
+        allowed = 3 if name.startswith("grad") else 2
+        assert error <= allowed * errors["stepwise"][name] + 1e-12, (name, error, errors["stepwise"][name])
+
+
+def test_200_updates_give_the_same_losses() -> None:
+    losses = {}
+    for implementation in ("stepwise", "fused"):
+        model = Case(CONFIG, 4, 12, 0, 5).model(implementation=implementation)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        generator, memory, curve = torch.Generator().manual_seed(0), None, []
+        for _ in range(200):
+            text = torch.randint(0, NUM_TOKENS, (4, 6), generator=generator).repeat(1, 3)[:, :13]
+            logits, memory = model(text[:, :-1], memory, return_memory=True)
+            memory = memory.detach()
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.item())
+        losses[implementation] = torch.tensor(curve)
+    assert losses["fused"][-1] < 0.9 * losses["fused"][0]
+    torch.testing.assert_close(losses["fused"], losses["stepwise"], rtol=0, atol=1e-6)
+
+
+def test_stepwise_is_what_auto_is_compared_with() -> None:
+    """`auto` is the fused walk where it applies."""
+    model = CASE.model()
+    embedded = model.token_emb(CASE.tokens())
+    memory = CASE.memory()
+    assert memory is not None
+    results = [walk(model.decoder.stack, embedded, memory)[0] for walk in (fused, stepwise)]
+    assert torch.equal(model.decoder.norm(results[0]), model.decoder(embedded, memory))
+    close(*results)
