@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NUM_TOKENS, Case, cases, close, largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cases import NUM_TOKENS, Case, cases, close, largest
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
 from feedback_transformer_pytorch.recurrence import fused, plan, stepwise
 

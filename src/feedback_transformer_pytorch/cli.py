@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
+
 from .errors import InputError, MissingExtraError
 from .training.options import (
     EvalOptions,
@@ -42,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, torch.OutOfMemoryError):
+        print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
+        return USER_ERROR
     except (InputError, MissingExtraError, argparse.ArgumentError, OSError) as error:
         print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
@@ -67,9 +73,11 @@ def evaluate(options: EvalOptions) -> int:
 def generate(options: GenerateOptions) -> int:
     """Prints the prompt and its continuation as it comes."""
     from .training.commands import write_text
+    from .training.progress import printable
 
+    shown = printable if sys.stdout.isatty() else str
     for text in write_text(options):
-        print(text, end="", flush=True)
+        print(shown(text), end="", flush=True)
     print()
     return 0
 
@@ -98,11 +106,14 @@ def _parser() -> Any:
         prog=PROGRAM,
         description="Train, measure and use Feedback Transformers.",
         version=_version(),
+        allow_abbrev=False,
         exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
     for name, (options, _, description) in COMMANDS.items():
-        command = ArgumentParser(exit_on_error=False, description=description, print_config="--print-config")
+        command = ArgumentParser(
+            description=description, print_config="--print-config", allow_abbrev=False, exit_on_error=False
+        )
         if options is TrainOptions:
             command.add_argument("--config", action="config", help="YAML file of options; those given here win")
         _add_options(command, options)
@@ -113,16 +124,15 @@ def _parser() -> Any:
 def _add_options(parser: Any, options: type[Options]) -> None:
     hints, abouts = get_type_hints(options), options.abouts()
     for field in dataclasses.fields(options):
-        about, required = abouts[field.name], is_required(field)
-        kind: dict[str, Any] = {"type": hints[field.name], "help": about.help}
-        if not required:
-            kind["default"] = [] if field.default is dataclasses.MISSING else field.default
-        if not about.positional:
-            parser.add_argument(flag(field.name), required=required, **kind)
-        elif hints[field.name] == list[str]:
-            parser.add_argument(field.name, **kind | {"type": str, "nargs": "+" if required else "*"})
-        else:
-            parser.add_argument(field.name, **kind)
+        name, settings = field.name, {"type": hints[field.name], "help": abouts[field.name].help}
+        if not abouts[name].positional:
+            settings |= {"required": True} if is_required(field) else {"default": field.default}
+            name = flag(name)
+        elif hints[name] == list[str]:
+            # With a default, argparse would let an empty command line win over the configuration file.
+            count = {"nargs": "+"} if is_required(field) else {"nargs": "*", "default": argparse.SUPPRESS}
+            settings |= {"type": str, **count}
+        parser.add_argument(name, **settings)
 
 
 def _settings_first(arguments: list[str]) -> list[str]:
@@ -162,9 +172,17 @@ def _hyphenated(argument: str) -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(str(error).split())
-    text = re.sub(r'^(?:argument \S+: )?Parser key "(\w+)":', lambda match: f"{flag(match[1])}:", text)
-    return re.sub(r"<class '(\w+)'>", r"\1", text)
+    return _reworded(" ".join(str(error).split()))
+
+
+def _reworded(text: str) -> str:
+    """jsonargparse speaks of parser keys and Python types; a user knows options and values."""
+    text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
+    text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
+    text = re.sub(r"\b(?:eval|generate)\.(\w+)", lambda key: key[1].upper(), text)
+    text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)
+    text = re.sub(r"(?:a )?<class '(\w+)'>", r"\1", text)
+    return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")
 
 
 def _version() -> str:

@@ -6,14 +6,17 @@ large product over all of them. Rows (R) are the tokens of one step, or of many.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .products import Product
 from .tape import Step
 
+_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 Own: TypeAlias = tuple[Tensor, Tensor] | None
 
 
@@ -36,7 +39,7 @@ class Norm:
 
     def step_backward(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
         """The gradient of x from the gradient of the output, both (R, D)."""
-        return torch.ops.aten.native_layer_norm_backward(
+        return _norm_backward(
             grad, x, self._shape, mean, rstd, self.weight, self.bias, [True, False, False]
         )[0]
 
@@ -44,7 +47,7 @@ class Norm:
         """Adds the parameter gradients of many steps."""
         if not any(self._wanted):
             return
-        found = torch.ops.aten.native_layer_norm_backward(
+        found = _norm_backward(
             grad.to(x.dtype), x, self._shape, mean, rstd, self.weight, self.bias, self._wanted
         )[1:]
         for total, part in zip(self.gradients, found, strict=True):
@@ -53,7 +56,7 @@ class Norm:
 
 
 class Linear:
-    """x W^T + b, the weight times `scale`, computed in `dtype`."""
+    """x W^T + b, the weight times `scale`, computed in `dtype`, for steps of `rows` rows."""
 
     def __init__(
         self,
@@ -61,31 +64,26 @@ class Linear:
         bias: Tensor | None,
         dtype: torch.dtype,
         wanted: tuple[bool, bool],
+        rows: int,
         scale: float = 1.0,
     ) -> None:
-        self._scale = scale
-        self.weight = (weight * scale if scale != 1.0 else weight).to(dtype)
-        # Few rows against a large weight: the product reads the weight once, fastest when it is stored (in, out).
-        self.transposed = self.weight.t().contiguous()
-        self.bias = None if bias is None else bias.to(dtype)
+        self._scale, self._rows = scale, rows
+        self._weight = (weight * scale if scale != 1.0 else weight).to(dtype)
+        self._bias = None if bias is None else bias.to(dtype)
         self.gradients: list[Tensor | None] = [
             torch.zeros_like(parameter) if wants and parameter is not None else None
             for parameter, wants in zip((weight, bias), wanted, strict=True)
         ]
 
-    def step(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """(R, in) to (R, out); `out` may be of another type."""
-        if out is not None and out.dtype != x.dtype:
-            return out.copy_(self.step(x))
-        if self.bias is None:
-            return torch.mm(x, self.transposed, out=out)
-        return torch.addmm(self.bias, x, self.transposed, out=out)
+    @cached_property
+    def step(self) -> Product:
+        """(R, in) to (R, out)."""
+        return Product(self._weight, self._bias, self._rows)
 
-    def step_backward(self, grad: Tensor, out: Tensor | None = None) -> Tensor:
-        """The gradient of x (R, in) from that of the output (R, out); `out` may be of another type."""
-        if out is not None and out.dtype != grad.dtype:
-            return out.copy_(torch.mm(grad, self.weight))
-        return torch.mm(grad, self.weight, out=out)
+    @cached_property
+    def step_backward(self) -> Product:
+        """The gradient of x (R, in) from that of the output (R, out)."""
+        return Product(self._weight.t(), None, self._rows)
 
     def accumulate(self, grad: Tensor, x: Tensor) -> None:
         """Adds the parameter gradients of many steps, from the gradients of their outputs and their inputs."""

@@ -107,7 +107,8 @@ class Walk:
         by_distance = inputs.position.to(self.wide)[self.buckets].t()
         self.windows = Windows(self.layout, buffer, by_distance, problem.visibility)
         self.mix_weight = None if self.config.keep_last_hidden else inputs.layer_weight.softmax(0)
-        self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False))
+        rows = self.plan.row_counts[0]
+        self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False), rows)
         attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
         self.attentions: list[AttentionSublayer] = []
         self.feedforwards: list[FeedForwardSublayer] = []
@@ -120,7 +121,7 @@ class Walk:
 
     def _triples(self, index: int, eps_a: float, eps_f: float) -> tuple[Norm, Linear, Linear, Norm, Linear, Linear]:
         """The triples of one block, in the order of its parameters."""
-        dtype, first = self.layout.precision.products, PARAMETERS_PER_BLOCK * index
+        dtype, rows, first = self.layout.precision.products, self.plan.row_counts[0], PARAMETERS_PER_BLOCK * index
         parameters = self.inputs.blocks[first : first + PARAMETERS_PER_BLOCK]
         wanted = self.wanted[6 + first : 6 + first + PARAMETERS_PER_BLOCK]
         pairs = list(zip(parameters[::2], parameters[1::2], wanted[::2], wanted[1::2], strict=True))
@@ -134,7 +135,7 @@ class Walk:
         def linear(place: int, scale: float = 1.0) -> Linear:
             weight, bias, *wants = pairs[place]
             assert weight is not None
-            return Linear(weight, bias, dtype, (wants[0], wants[1]), scale)
+            return Linear(weight, bias, dtype, (wants[0], wants[1]), rows, scale)
 
         found = (norm(0, eps_a), linear(1, self.config.dim_head**-0.5), linear(2), norm(3, eps_f), linear(4), linear(5))
         self.triples += found
@@ -277,7 +278,7 @@ class _BackwardWalk:
         steps = layout.steps(segments, values_here, masks, states)
         if values is None:
             self._again(segments, states, values_here, steps)
-        width = self.walk.to_kv.weight.shape[0]
+        width = 2 * self.walk.config.kv_dim
         return _Chunk(
             segments=segments,
             states=states,

@@ -1,0 +1,1 @@
+"""Training by truncated backpropagation through time, with the memory carried from update to update."""

@@ -1,0 +1,31 @@
+"""From options to a model: what `--model` names."""
+
+from __future__ import annotations
+
+from ..config import FeedbackConfig
+from ..model import FeedbackTransformer
+from .options import TrainOptions
+
+
+def build_model(options: TrainOptions, num_tokens: int) -> FeedbackTransformer:
+    """A freshly initialised model, from torch's global random state.
+
+    Training asks two things of it: `model(x, memory, return_memory=True)`, with x (B, T) tokens, returns logits
+    (B, T, V) and the memory to pass on; and a memory has `detach()`.
+
+    Raises:
+        InputError: a hyper-parameter is out of range.
+    """
+    config = FeedbackConfig(
+        num_tokens=num_tokens,
+        dim=options.dim,
+        depth=options.depth,
+        heads=options.heads,
+        dim_head=options.dim_head,
+        kv_heads=options.kv_heads,
+        seq_len=options.seq_len,
+        mem_len=options.mem_len,
+        attn_dropout=options.dropout,
+        ff_dropout=options.dropout,
+    )
+    return FeedbackTransformer.from_config(config, implementation=options.implementation)

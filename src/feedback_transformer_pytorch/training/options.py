@@ -1,0 +1,226 @@
+"""What a user chooses: one flat, validated dataclass per command.
+
+The name of a field, with hyphens, is the option's name on the command line; `About` holds the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from ..errors import InputError
+from ..model import Implementation
+
+Model = Literal["feedback"]
+Precision = Literal["fp32", "bf16"]
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def preset_file(name: str) -> Path:
+    """The YAML file of a preset.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise InputError(f"--preset is {name!r}; it must be {' or '.join(preset_names())}")
+    return PRESETS / f"{name}.yaml"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the command line needs to know of an option besides its name, type and default.
+
+    Attributes:
+        help: its line in `--help`.
+        positional: it is given by its place, not by its name.
+        at_least, above, below, at_most: the range of its values.
+    """
+
+    help: str
+    positional: bool = False
+    at_least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    at_most: float = math.inf
+
+    def allows(self, value: float) -> bool:
+        """Whether the value lies in the range; infinities and NaN lie in none."""
+        bounds = self._bounds()
+        return not bounds or (math.isfinite(value) and all(test(value, bound) for test, bound in bounds.values()))
+
+    def range(self) -> str:
+        """The range in words."""
+        return " and ".join(f"{words} {bound:g}" for words, (_, bound) in self._bounds().items())
+
+    def _bounds(self) -> dict[str, tuple[Any, float]]:
+        bounds = {
+            "at least": (operator.ge, self.at_least),
+            "above": (operator.gt, self.above),
+            "below": (operator.lt, self.below),
+            "at most": (operator.le, self.at_most),
+        }
+        return {words: (test, bound) for words, (test, bound) in bounds.items() if math.isfinite(bound)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checks every field against its type and its range.
+
+    Raises:
+        InputError: names the option, the value and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        hints, abouts = get_type_hints(type(self)), self.abouts()
+        for name, hint in hints.items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise InputError(f"{flag(name)} is {value!r}; it must be {_describe(hint)}")
+            if value is not None and not abouts[name].allows(value):
+                raise InputError(f"{flag(name)} is {value!r}; it must be {abouts[name].range()}")
+
+    @classmethod
+    def abouts(cls) -> dict[str, About]:
+        """What is known of each option, by its name."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The options with these values.
+
+        Raises:
+            InputError: a name is unknown, a required one is missing, or a value is not allowed.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = [name for name in values if name not in fields]
+        if unknown:
+            raise InputError(f"{unknown[0]!r} is no option; the options are {', '.join(fields)}")
+        missing = [name for name, field in fields.items() if is_required(field) and name not in values]
+        if missing:
+            raise InputError(f"{flag(missing[0])} is missing")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options, as plain values that JSON and YAML can hold."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """A training run. The defaults train a small model of bytes well on about 2 MB of text."""
+
+    files: Annotated[
+        list[str],
+        About(
+            "text to learn: files, globs, .gz, .xz, or - for standard input; none: the English that Python carries",
+            positional=True,
+        ),
+    ] = dataclasses.field(default_factory=list)
+    out: Annotated[str, About("the RUN directory to make")]
+    preset: Annotated[str | None, About(f"a set of options to start from: {', '.join(preset_names())}")] = None
+    model: Annotated[Model, About("the architecture")] = "feedback"
+    dim: Annotated[int, About("model width D", at_least=1)] = 256
+    depth: Annotated[int, About("layers L", at_least=1)] = 4
+    heads: Annotated[int, About("query heads H", at_least=1)] = 4
+    dim_head: Annotated[int, About("head width E", at_least=1)] = 64
+    kv_heads: Annotated[int | None, About("key/value heads G, a divisor of --heads; null: as many", at_least=1)] = None
+    seq_len: Annotated[int, About("tokens in a segment S; 1 is the paper's model, more is faster", at_least=1)] = 1
+    mem_len: Annotated[int, About("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
+    dropout: Annotated[float, About("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
+    implementation: Annotated[Implementation, About("how time is walked; the function is the same")] = "auto"
+    max_updates: Annotated[int, About("updates of the weights", at_least=1)] = 3000
+    batch_size: Annotated[int, About("streams of text read side by side B", at_least=1)] = 32
+    block_len: Annotated[int, About("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)] = 128
+    lr: Annotated[float, About("learning rate, at its highest", above=0)] = 1e-3
+    warmup_updates: Annotated[int, About("updates in which the learning rate rises to --lr", at_least=0)] = 100
+    weight_decay: Annotated[float, About("decoupled weight decay, of matrices only", at_least=0)] = 0.1
+    clip: Annotated[float, About("largest norm of the gradient", above=0)] = 1.0
+    seed: Annotated[int, About("of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
+    precision: Annotated[Precision, About("arithmetic of the model; weights are fp32 always")] = "fp32"
+    eval_every: Annotated[int, About("updates between validations; each saves the weights", at_least=1)] = 500
+    eval_len: Annotated[int, About("tokens of the held-out text read at a validation", at_least=2)] = 65536
+    sample_len: Annotated[int, About("tokens written as a sample at each validation", at_least=0)] = 200
+    log_every: Annotated[int, About("updates between lines of metrics", at_least=1)] = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_len % self.seq_len:
+            raise InputError(
+                f"--block-len is {self.block_len}; it must be a multiple of --seq-len {self.seq_len}, "
+                "so that blocks end where segments end"
+            )
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise InputError(f"--kv-heads is {self.kv_heads}; it must divide --heads {self.heads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Options):
+    """An evaluation: bits per byte of a text under a trained model."""
+
+    run: Annotated[str, About("a RUN directory that `train` made", positional=True)]
+    files: Annotated[list[str], About("text to read: files, globs, .gz, .xz, or - for standard input", positional=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(Options):
+    """A continuation of a prompt, written by a trained model."""
+
+    run: Annotated[str, About("a RUN directory that `train` made", positional=True)]
+    prompt: Annotated[str, About("the text to continue")] = "\n"
+    max_new_tokens: Annotated[int, About("tokens to write", at_least=1)] = 400
+    temperature: Annotated[float, About("low is safe, high is bold; 0 takes the likeliest token", at_least=0)] = 0.8
+    top_k: Annotated[int | None, About("draw from the k likeliest tokens only", at_least=1)] = None
+    top_p: Annotated[float | None, About("draw from the likeliest that reach p together", above=0, at_most=1)] = None
+    seed: Annotated[
+        int | None, About("to get the same text again; null: another each time", at_least=0, below=2**63)
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prompt:
+            raise InputError("--prompt is empty; give at least one character to continue")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether the field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_describe, get_args(hint)))
+    words = {int: "a whole number", float: "a number", str: "text", list[str]: "a list of texts", NoneType: "null"}
+    return words[hint]
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if hint == list[str]:
+        return isinstance(value, list) and all(type(item) is str for item in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint

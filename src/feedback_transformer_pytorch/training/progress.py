@@ -1,0 +1,77 @@
+"""What a training run shows: a bar on a terminal, a line per interval elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from ..errors import MissingExtraError
+from .meter import Interval
+from .options import TrainOptions
+from .validation import XzFigures
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+except ImportError as error:
+    raise MissingExtraError("rich", "train") from error
+
+
+class TrainingProgress:
+    """Shows a run on standard output; enter it while training."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        # Text by the model may look like markup, and a pipe has no width to wrap at.
+        self.console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._total = options.max_updates
+        self._bar = Progress(
+            TextColumn("update"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=self._total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line, above the bar if there is one."""
+        self.console.print(text)
+
+    def advance(self, update: int) -> None:
+        """So many updates are done."""
+        self._bar.update(self._task, completed=update)
+
+    def interval(self, interval: Interval) -> None:
+        """How the last updates went."""
+        if self.console.is_terminal:
+            self._bar.update(self._task, description=str(interval))
+        else:
+            self.say(f"update {interval.update}/{self._total}  {interval}")
+
+    def validation(self, update: int, bits_per_byte: float, xz: XzFigures, sample: str) -> None:
+        """How the model does on the held-out text, beside xz, and what it writes."""
+        self.say(f"update {update}/{self._total}  held-out {bits_per_byte:.3f} bits/byte  ({describe_xz(xz)})")
+        if sample:
+            self.say("sample: " + "\n        ".join(printable(sample).strip().splitlines()))
+
+
+def describe_xz(xz: XzFigures) -> str:
+    """Both figures in words."""
+    if xz.after_training is None:
+        return f"xz -9: {xz.alone:.3f} alone; the training text is longer than xz looks back"
+    return f"xz -9: {xz.alone:.3f} alone, {xz.after_training:.3f} after the training text"
+
+
+def printable(text: str) -> str:
+    """The text without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

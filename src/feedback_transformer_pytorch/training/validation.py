@@ -1,0 +1,84 @@
+"""The held-out text: what the model makes of it, what xz makes of it, and a sample of the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..data import Corpus, Tokenizer, xz_bits_per_byte
+from ..data.streams import Tokens
+from ..generation import generate
+from ..model import FeedbackTransformer
+from .evaluate import bits_per_byte
+from .options import TrainOptions
+
+ROWS = 32
+XZ_DICTIONARY = 64 * 2**20  # bytes that `xz -9` looks back
+
+
+@dataclass(frozen=True)
+class XzFigures:
+    """Bits per byte of `xz -9` on the held-out text.
+
+    Attributes:
+        alone: the text compressed on its own.
+        after_training: what it adds to the compressed training text; None where that text is longer than xz looks back.
+    """
+
+    alone: float
+    after_training: float | None
+
+
+class Validation:
+    """The first `eval_len` tokens held out, read after the last of the training text.
+
+    Args:
+        train: (N,) tokens of the training text.
+    """
+
+    def __init__(self, options: TrainOptions, corpus: Corpus, train: Tokens, tokenizer: Tokenizer) -> None:
+        heldout = tokenizer.encode(corpus.heldout)[: options.eval_len]
+        self.num_bytes = tokenizer.num_bytes(heldout)
+        self._options = options
+        self._corpus = corpus
+        self._tokenizer = tokenizer
+        self._lead = min(len(train), 2 * options.mem_len)
+        self._tokens = np.concatenate([train[len(train) - self._lead :], heldout])
+        self._rows = max(1, min(ROWS, len(heldout) // options.block_len))
+
+    def xz(self) -> XzFigures:
+        """What xz makes of the same bytes; seconds for each 4 MB of training text."""
+        heldout = self._corpus.heldout[: self.num_bytes]
+        reachable = len(self._corpus.train) + len(heldout) <= XZ_DICTIONARY
+        after_training = xz_bits_per_byte(heldout, self._corpus.train) if reachable else None
+        return XzFigures(xz_bits_per_byte(heldout), after_training)
+
+    def bits_per_byte(self, model: FeedbackTransformer, after_block: Callable[[], None]) -> float:
+        """What the model makes of the held-out text (see `evaluate.bits_per_byte`)."""
+        return bits_per_byte(
+            model,
+            self._tokens,
+            self._tokenizer,
+            block_len=self._options.block_len,
+            lead=self._lead,
+            rows=self._rows,
+            after_block=lambda _: after_block(),
+        )
+
+    def sample(self, model: FeedbackTransformer, update: int, after_token: Callable[[], None]) -> str:
+        """A text by the model; the same for the same weights, seed and update. It leaves global randomness alone."""
+        device = next(model.parameters()).device
+        generator = torch.Generator(device).manual_seed(self._options.seed + update)
+        prompt = torch.from_numpy(self._tokenizer.encode("\n").astype(np.int64))[None].to(device)
+        model.eval()
+        tokens = []
+        for token in generate(
+            model, prompt, max_new_tokens=self._options.sample_len, temperature=0.8, generator=generator
+        ):
+            tokens.append(int(token))
+            after_token()
+        model.train()
+        return self._tokenizer.decode(tokens)

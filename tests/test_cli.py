@@ -1,0 +1,272 @@
+"""The command line as a user meets it. Mistakes end in one line on standard error, exit code 2, and no changed file."""
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from feedback_transformer_pytorch import cli
+from feedback_transformer_pytorch.training import files
+
+SMALL = [
+    *("--dim=16", "--depth=2", "--heads=2", "--dim-head=8", "--seq-len=4", "--mem-len=16"),
+    *("--batch-size=4", "--block-len=16", "--max-updates=4", "--warmup-updates=1"),
+    *("--eval-every=2", "--log-every=1", "--eval-len=200", "--sample-len=5"),
+]
+COMMAND = [sys.executable, "-m", "feedback_transformer_pytorch.cli"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{n} sheep and {n * n} goats went over the bridge.\n" for n in range(400)))
+    return path
+
+
+@pytest.fixture
+def run(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    path = tmp_path / "run"
+    assert cli.main(["train", str(text), "--out", str(path), *SMALL]) == 0
+    capsys.readouterr()
+    return path
+
+
+def snapshot(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Checks that a command is refused with one line that holds `message`, and changes nothing."""
+
+    def check(message: str, *arguments: str | Path) -> None:
+        before = snapshot(tmp_path)
+        assert cli.main([str(argument) for argument in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1
+        assert captured.err.startswith("feedback-transformer: ")
+        assert message in captured.err
+        assert snapshot(tmp_path) == before
+
+    return check
+
+
+def test_train_eval_and_generate_work_together(text: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text.write_bytes(text.read_bytes()[:1000])
+    assert cli.main(["eval", str(run), str(text)]) == 0
+    shown = capsys.readouterr().out
+    assert "bits/byte over 1,000 bytes (xz -9: " in shown
+    assert float(shown.split()[0]) < 9
+
+    chosen = ["--prompt=7 sheep", "--max-new-tokens=20", "--temperature=0.5", "--top-k=9", "--top-p=0.9", "--seed=3"]
+    written = []
+    for _ in range(2):
+        assert cli.main(["generate", str(run), *chosen]) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1]
+    assert written[0].startswith("7 sheep")
+    assert len(written[0]) > len("7 sheep\n")
+
+
+def test_generate_streams(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(
+        "builtins.print", lambda *texts, flush=False, **_: flushed.append(len(texts)) if flush else None
+    )
+    assert cli.main(["generate", str(run), "--max-new-tokens=20", "--prompt=ab"]) == 0
+    assert len(flushed) == 2 + 20 + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr=-1"], "--lr is -1.0; it must be above 0"),
+        (["--lr=fast"], "--lr: Expected float. Got value: fast"),
+        (["--max-updates=1.5"], "--max-updates: Expected int. Got value: 1.5"),
+        (["--kv-heads=many"], "--kv-heads: Expected int or null. Got value: many"),
+        (["--precision=fp16"], "--precision: Expected one of 'fp32', 'bf16'. Got value: fp16"),
+        (["--max-update=3"], "unrecognized arguments: --max-update=3"),
+        (["--preset=huge"], "--preset is 'huge'; it must be demo or tiny"),
+        (["--block-len=10"], "--block-len is 10; it must be a multiple of --seq-len 4"),
+        (["--config=nowhere.yaml"], "--config: File does not exist"),
+        (["--config"], "--config: expected one argument"),
+        (["--block-len=8000"], "the text has"),
+    ],
+)
+def test_a_mistake_in_training_options_is_one_line(
+    refuses: Callable[..., None], text: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    refuses(message, "train", text, "--out", tmp_path / "new", *SMALL, *arguments)
+
+
+def test_unusable_text_is_one_line(refuses: Callable[..., None], tmp_path: Path, run: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("too short for one update" * 2)
+    (tmp_path / "cut.gz").write_bytes(b"\x1f\x8b\x08")
+    out = ["--out", tmp_path / "new", *SMALL]
+    for name, message in {
+        "missing.txt": "no such file",
+        "empty.txt": "is empty",
+        "short.txt": "one update takes",
+        "cut.gz": "is not a whole .gz file",
+        "*.md": "matches no file",
+    }.items():
+        refuses(message, "train", tmp_path / name, *out)
+        if name != "short.txt":
+            refuses(message, "eval", run, tmp_path / name)
+
+
+def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
+    refuses("already holds a run; choose another --out", "train", text, "--out", run, *SMALL)
+    refuses("is not empty and holds no run", "train", text, "--out", tmp_path, *SMALL)
+    refuses("is a file", "train", text, "--out", text, *SMALL)
+    refuses("the following arguments are required: --out", "train", text, *SMALL)
+
+
+def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
+    refuses("is no RUN: it has no config.yaml", "generate", tmp_path)
+    refuses("is no RUN: there is no such directory", "eval", tmp_path / "nowhere", text)
+    refuses("the following arguments are required: RUN", "generate")
+    refuses("the following arguments are required: FILES", "eval", run)
+    refuses("--temperature is -1.0; it must be at least 0", "generate", run, "--temperature=-1")
+    refuses("--prompt is empty", "generate", run, "--prompt=")
+
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refuses("model.safetensors is damaged", "generate", run)
+    refuses("model.safetensors is damaged", "eval", run, text)
+    weights.unlink()
+    refuses("has no weights yet", "generate", run)
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"]])
+def test_no_command_or_an_unknown_one_is_one_line(refuses: Callable[..., None], arguments: list[str]) -> None:
+    refuses("{train,eval,generate}" if not arguments else "invalid choice: 'paint'", *arguments)
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_saved(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk fills up between the first and the second time that weights are saved."""
+    out, fsync, saved = tmp_path / "new", os.fsync, []
+
+    def full_after_the_first_validation(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and (out / "curves.png").exists():
+            saved.append((out / "model.safetensors").read_bytes())
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full_after_the_first_validation)
+    assert cli.main(["train", str(text), "--out", str(out), *SMALL, "--eval-every=2"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "model.safetensors cannot be written: No space left on device" in error
+    assert (out / "model.safetensors").read_bytes() == saved[0]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.yaml",
+        "curves.png",
+        "metrics.jsonl",
+        "model.safetensors",
+    ]
+
+
+def test_a_missing_extra_is_one_line(refuses: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    refuses("pip install 'feedback-transformer-pytorch[train]'", "generate", "run")
+
+
+def test_a_lack_of_memory_is_one_line(refuses: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(cli.COMMANDS, "generate", (*cli.COMMANDS["generate"][:1], full, ""))
+    refuses("out of memory; give a smaller --batch-size", "generate", "run")
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["train", "--out=run", "--print_config", *arguments])
+    assert raised.value.code == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def test_what_is_written_out_wins_over_the_file_which_wins_over_the_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = printed_config(capsys, "--preset=tiny")
+    assert preset["preset"] == "tiny"
+    file = tmp_path / "options.yaml"
+    file.write_text("dim: 48\nlr: 0.5\n")
+    chosen = printed_config(capsys, "--lr=0.25", f"--config={file}", "--preset", "tiny")
+    assert chosen == {**preset, "dim": 48, "lr": 0.25}
+
+    file.write_text("preset: tiny\ndim: 48\n")
+    assert printed_config(capsys, "--config", str(file)) == {**preset, "dim": 48}
+
+
+def test_underscores_are_as_good_as_hyphens_and_values_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = printed_config(capsys, "--max_updates", "7", "--batch_size=3", "my_text.txt")
+    assert (chosen["max_updates"], chosen["batch_size"], chosen["files"]) == (7, 3, ["my_text.txt"])
+
+
+def test_the_config_of_a_run_repeats_it(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert cli.main(["train", "--config", str(run / "config.yaml"), "--out", str(again)]) == 0
+    assert (again / "config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out.startswith("feedback-transformer ")
+
+
+def test_text_comes_from_standard_input_and_bf16_trains(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [*COMMAND, "train", "-", "--out", str(out), *SMALL, "--precision=bf16"]
+    done = subprocess.run(command, input=text.read_bytes(), capture_output=True, env=ONE_THREAD, check=False)
+    assert done.stderr == b""
+    assert done.returncode == 0
+    assert (out / "model.safetensors").exists()
+
+
+def test_ctrl_c_saves_the_weights(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [*COMMAND, "train", str(text), "--out", str(out), *SMALL, "--max-updates=1000000", "--eval-every=1000000"]
+    with subprocess.Popen(
+        command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("update 3/"):
+                process.send_signal(signal.SIGINT)
+                break
+        shown, error = process.communicate(timeout=60)
+    assert error == ""
+    assert process.returncode == 130
+    assert "stopped by SIGINT after update" in shown
+    assert cli.main(["generate", str(out), "--max-new-tokens=1"]) == 0
+
+
+def test_a_reader_that_leaves_early_is_no_error(run: Path) -> None:
+    command = [*COMMAND, "generate", str(run), "--max-new-tokens=100000"]
+    with subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
