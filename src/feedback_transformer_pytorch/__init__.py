@@ -1,3 +1,5 @@
+from .baselines import ParallelTransformer as ParallelTransformer
+from .baselines import TransformerXL as TransformerXL
 from .config import FeedbackConfig as FeedbackConfig
 from .conversion import from_reference as from_reference
 from .errors import InputError as InputError

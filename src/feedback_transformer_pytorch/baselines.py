@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .config import FeedbackConfig
 from .errors import InputError
 from .layers import FeedForward
+from .model import check_tokens
 from .position import RelativePosition
 
 # Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
@@ -179,10 +180,9 @@ class _WindowTransformer(nn.Module):
             logits (B, T, V), or the pair of logits and HiddenMemory.
 
         Raises:
-            InputError: the shape of an argument, or the memory, is not of this batch and model.
+            InputError: a token is out of range, or the shape of an argument, or the memory, is not of this model.
         """
-        if x.ndim != 2 or x.numel() == 0:
-            raise InputError(f"x is {tuple(x.shape)}; it must be (batch >= 1, time >= 1)")
+        check_tokens(x, self.token_emb.num_embeddings)
         state = self.token_emb(x)
         memory = self._check_memory(memory, state)
         past = memory.states
@@ -200,7 +200,7 @@ class _WindowTransformer(nn.Module):
 
     @property
     def _slots(self) -> int:
-        return self.config.mem_len if self.remembers else 0
+        return self.config.mem_len if self.remembers or not self.training else 0
 
     def _check_memory(self, memory: HiddenMemory | None, like: Tensor) -> HiddenMemory:
         batch, depth, slots, dim = like.shape[0], self.config.depth, self._slots, self.config.dim
@@ -234,7 +234,8 @@ class _WindowTransformer(nn.Module):
 class ParallelTransformer(_WindowTransformer):
     """A causal Transformer (Vaswani et al. 2017) whose queries see themselves and the last M tokens of the same call.
 
-    It forgets all between calls: the memory it returns has no slots.
+    In training it forgets all between calls: the memory it returns has no slots. In evaluation it keeps its window, as
+    any Transformer that is served does.
 
     Args: those of `FeedbackConfig`; `seq_len` and `keep_last_hidden` mean nothing here.
 

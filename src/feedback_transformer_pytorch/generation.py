@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
 from .memory import Memory
 from .model import FeedbackTransformer
+
+Model: TypeAlias = FeedbackTransformer | ParallelTransformer | TransformerXL
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,9 @@ class Reader:
     of `model` over the whole text when a further token follows in the same segment, as it does in training.
     """
 
-    def __init__(self, model: FeedbackTransformer, memory: Memory | None = None) -> None:
+    def __init__(self, model: Model, memory: Memory | HiddenMemory | None = None) -> None:
         self.model = model
-        self.memory = memory
+        self.memory: Any = memory
         self.pending: Tensor | None = None
 
     @torch.no_grad()
@@ -89,7 +93,7 @@ class Reader:
 
 
 def generate(
-    model: FeedbackTransformer,
+    model: Model,
     prompt: Tensor,
     *,
     max_new_tokens: int,
@@ -97,7 +101,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-    memory: Memory | None = None,
+    memory: Memory | HiddenMemory | None = None,
 ) -> Iterator[Tensor]:
     """Continues a prompt, token by token.
 

@@ -269,7 +269,7 @@ class FeedbackTransformer(nn.Module):
         Raises:
             InputError: a token is out of range, or a shape, type or device does not fit.
         """
-        self._check_tokens(x)
+        check_tokens(x, self.token_emb.num_embeddings)
         states, left = self.decoder(self.token_emb(x), memory, return_memory=True, mask=mask, reset=reset)
         logits = self.to_logits(states)
         return (logits, left) if return_memory else logits
@@ -283,14 +283,13 @@ class FeedbackTransformer(nn.Module):
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
-    def _check_tokens(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool:
-            raise InputError(f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1)")
-        if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return
-        low, high = (int(end) for end in torch.aminmax(x))
-        if low < 0 or high >= self.token_emb.num_embeddings:
-            raise InputError(
-                f"x holds token {low if low < 0 else high}; "
-                f"tokens must be in [0, num_tokens={self.token_emb.num_embeddings})"
-            )
+
+def check_tokens(x: Tensor, num_tokens: int) -> None:
+    """Raises InputError unless x is (B, T) whole numbers in [0, V), neither B nor T zero."""
+    if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool:
+        raise InputError(f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1)")
+    if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    low, high = (int(end) for end in torch.aminmax(x))
+    if low < 0 or high >= num_tokens:
+        raise InputError(f"x holds token {low if low < 0 else high}; tokens must be in [0, num_tokens={num_tokens})")

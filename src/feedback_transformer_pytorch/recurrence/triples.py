@@ -39,17 +39,13 @@ class Norm:
 
     def step_backward(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
         """The gradient of x from the gradient of the output, both (R, D)."""
-        return _norm_backward(
-            grad, x, self._shape, mean, rstd, self.weight, self.bias, [True, False, False]
-        )[0]
+        return _norm_backward(grad, x, self._shape, mean, rstd, self.weight, self.bias, [True, False, False])[0]
 
     def accumulate(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> None:
         """Adds the parameter gradients of many steps."""
         if not any(self._wanted):
             return
-        found = _norm_backward(
-            grad.to(x.dtype), x, self._shape, mean, rstd, self.weight, self.bias, self._wanted
-        )[1:]
+        found = _norm_backward(grad.to(x.dtype), x, self._shape, mean, rstd, self.weight, self.bias, self._wanted)[1:]
         for total, part in zip(self.gradients, found, strict=True):
             if total is not None:
                 total.add_(part)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ..baselines import ParallelTransformer, TransformerXL
 from ..config import FeedbackConfig
 from ..model import FeedbackTransformer
 from .options import TrainOptions
 
+LanguageModel = FeedbackTransformer | ParallelTransformer | TransformerXL
 
-def build_model(options: TrainOptions, num_tokens: int) -> FeedbackTransformer:
+
+def build_model(options: TrainOptions, num_tokens: int) -> LanguageModel:
     """A freshly initialised model, from torch's global random state.
 
     Training asks two things of it: `model(x, memory, return_memory=True)`, with x (B, T) tokens, returns logits
@@ -28,4 +31,8 @@ def build_model(options: TrainOptions, num_tokens: int) -> FeedbackTransformer:
         attn_dropout=options.dropout,
         ff_dropout=options.dropout,
     )
-    return FeedbackTransformer.from_config(config, implementation=options.implementation)
+    if options.model == "parallel":
+        return ParallelTransformer.from_config(config)
+    if options.model == "transformer-xl":
+        return TransformerXL.from_config(config)
+    return FeedbackTransformer.from_config(config, implementation=options.implementation, recompute=options.recompute)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 from ..errors import InputError
 from ..model import Implementation
 
-Model = Literal["feedback"]
+Model = Literal["feedback", "parallel", "transformer-xl"]
 Precision = Literal["fp32", "bf16"]
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -142,6 +142,7 @@ class TrainOptions(Options):
     mem_len: Annotated[int, About("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
     dropout: Annotated[float, About("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
     implementation: Annotated[Implementation, About("how time is walked; the function is the same")] = "auto"
+    recompute: Annotated[bool, About("keep less for the backward pass and compute it once more")] = False
     max_updates: Annotated[int, About("updates of the weights", at_least=1)] = 3000
     batch_size: Annotated[int, About("streams of text read side by side B", at_least=1)] = 32
     block_len: Annotated[int, About("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)] = 128
@@ -210,7 +211,14 @@ def _describe(hint: Any) -> str:
         return " or ".join(map(repr, get_args(hint)))
     if isinstance(hint, UnionType):
         return " or ".join(map(_describe, get_args(hint)))
-    words = {int: "a whole number", float: "a number", str: "text", list[str]: "a list of texts", NoneType: "null"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        list[str]: "a list of texts",
+        NoneType: "null",
+    }
     return words[hint]
 
 

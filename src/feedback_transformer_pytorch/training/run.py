@@ -19,8 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from ..errors import InputError, MissingExtraError
-from ..model import FeedbackTransformer
-from .architectures import build_model
+from .architectures import LanguageModel, build_model
 from .files import append_line, write_whole, writing
 from .options import TrainOptions
 
@@ -96,7 +95,7 @@ class Run:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         write_whole(self.weights, save(state, metadata={"format": "pt"}))
 
-    def load_model(self, num_tokens: int) -> FeedbackTransformer:
+    def load_model(self, num_tokens: int) -> LanguageModel:
         """The model with the latest weights, ready to read and write text.
 
         Raises:

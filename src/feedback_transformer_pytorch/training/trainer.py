@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..baselines import HiddenMemory
 from ..data import Streams
 from ..errors import InputError, MissingExtraError
 from ..memory import Memory
@@ -57,7 +58,7 @@ class Trainer:
         self._options = options
         self._streams = streams
         self.update = 0
-        self.memory: Memory | None = None
+        self.memory: Memory | HiddenMemory | None = None
 
     def step(self) -> Step:
         """One update: reads a block from the memory that the block before left, and learns from it."""

@@ -11,7 +11,7 @@ import torch
 from ..data import Corpus, Tokenizer, xz_bits_per_byte
 from ..data.streams import Tokens
 from ..generation import generate
-from ..model import FeedbackTransformer
+from .architectures import LanguageModel
 from .evaluate import bits_per_byte
 from .options import TrainOptions
 
@@ -56,7 +56,7 @@ class Validation:
         after_training = xz_bits_per_byte(heldout, self._corpus.train) if reachable else None
         return XzFigures(xz_bits_per_byte(heldout), after_training)
 
-    def bits_per_byte(self, model: FeedbackTransformer, after_block: Callable[[], None]) -> float:
+    def bits_per_byte(self, model: LanguageModel, after_block: Callable[[], None]) -> float:
         """What the model makes of the held-out text (see `evaluate.bits_per_byte`)."""
         return bits_per_byte(
             model,
@@ -68,7 +68,7 @@ class Validation:
             after_block=lambda _: after_block(),
         )
 
-    def sample(self, model: FeedbackTransformer, update: int, after_token: Callable[[], None]) -> str:
+    def sample(self, model: LanguageModel, update: int, after_token: Callable[[], None]) -> str:
         """A text by the model; the same for the same weights, seed and update. It leaves global randomness alone."""
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self._options.seed + update)
