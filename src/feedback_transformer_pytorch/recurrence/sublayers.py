@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .room import Room
 from .tape import Step
 from .triples import Attention, Geglu, Linear, Norm, Own
 
@@ -35,6 +36,7 @@ class FeedForwardSublayer:
 
     def __init__(self, norm: Norm, to_hidden: Linear, to_out: Linear, dtype: torch.dtype) -> None:
         self._norm, self._to_hidden, self._to_out, self._dtype = norm, to_hidden, to_out, dtype
+        self._room = Room()
 
     def step(self, y: Tensor, at: Step) -> Tensor:
         """(R, D) to (R, D), without the residual; writes `at.hidden`."""
@@ -49,8 +51,12 @@ class FeedForwardSublayer:
         """Prepares a chunk of steps with `counts` rows from its inputs (Rc, D) and hidden values (Rc, 8*D)."""
         normed, mean, rstd = self._norm.again(y)
         normed = normed.to(self._dtype)
-        product, slopes = Geglu.again(hidden, keep)
-        grad_hidden, grad_normed = torch.empty_like(slopes), torch.empty_like(normed)
+        rows, width = hidden.shape[0], hidden.shape[1] // 2
+        product = self._room.take("product", (rows, width), hidden)
+        slopes = self._room.take("slopes", (rows, 2, width), hidden)
+        Geglu.again(hidden, keep, product, slopes)
+        grad_hidden = self._room.take("grad_hidden", (rows, 2, width), hidden)
+        grad_normed = self._room.take("grad_normed", (rows, y.shape[1]), normed)
         self._inputs = y, mean, rstd, normed, product
         self._grads = grad_hidden, grad_normed
         parts = (y, mean, rstd, slopes, grad_hidden, grad_normed)
@@ -79,6 +85,7 @@ class AttentionSublayer:
     ) -> None:
         self._norm, self._to_q, self._to_kv, self._to_out = norm, to_q, to_kv, to_out
         self._attention, self._dtype = attention, dtype
+        self._room = Room()
 
     def step(self, x: Tensor, window: Window, at: Step) -> Tensor:
         """(R, D) to (R, D), without the residual; writes `at.q`, `at.own`, `at.probabilities` and `at.out`."""
@@ -108,7 +115,8 @@ class AttentionSublayer:
         """Prepares a chunk of steps with `counts` rows from its inputs (Rc, D), its steps, and `at.out` of them all."""
         normed, mean, rstd = self._norm.again(x)
         normed = normed.to(self._dtype)
-        grad_q, grad_normed = torch.empty_like(out, dtype=self._dtype), torch.empty_like(normed)
+        grad_q = self._room.take("grad_q", tuple(out.shape), normed)
+        grad_normed = self._room.take("grad_normed", tuple(x.shape), normed)
         own_width = next((step.own.shape[1] for step in at if step.own is not None), 0)
         grad_own = normed.new_zeros(x.shape[0], own_width) if own_width else None
         self._at = at

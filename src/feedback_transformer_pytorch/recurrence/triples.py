@@ -104,17 +104,16 @@ class Geglu:
         return product if keep is None else product.mul_(keep)
 
     @staticmethod
-    def again(hidden: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of many steps: the output (R, F), and its derivatives (R, 2, F) by value and gate."""
+    def again(hidden: Tensor, keep: Tensor | None, product: Tensor, slopes: Tensor) -> None:
+        """Of many steps: writes the output (R, F), and its derivatives (R, 2, F) by value and gate."""
         value, gate = hidden.chunk(2, dim=-1)
-        slopes = hidden.new_empty(hidden.shape[0], 2, value.shape[1])
-        slopes[:, 0] = F.gelu(gate)
-        slopes[:, 1] = torch.ops.aten.gelu_backward(value, gate)
-        product = slopes[:, 0] * value
+        by_value, by_gate = slopes.unbind(1)
+        torch.ops.aten.gelu.out(gate, out=by_value)
+        torch.ops.aten.gelu_backward.grad_input(value, gate, grad_input=by_gate)
+        torch.mul(by_value, value, out=product)
         if keep is not None:
             slopes.mul_(keep[:, None])
             product.mul_(keep)
-        return product, slopes
 
     @staticmethod
     def step_backward(grad: Tensor, slopes: Tensor, out: Tensor) -> None:
@@ -135,6 +134,8 @@ class Attention:
 
     def split(self, rows: Tensor) -> Tensor:
         """(B*s, G*q*E) to (BG, Q, E); a view where the segment is one token."""
+        if rows.shape[0] == self._batch:
+            return rows.view(self._batch * self._groups, -1, self._width)
         return self._heads(rows).reshape(self._batch * self._groups, -1, self._width)
 
     def join(self, heads: Tensor, out: Tensor) -> Tensor:

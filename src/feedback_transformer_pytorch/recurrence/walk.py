@@ -17,6 +17,7 @@ from ..layers import keep_mask
 from ..position import bucket
 from ..segments import Visibility
 from .plan import Segment
+from .room import Room
 from .sublayers import AttentionSublayer, FeedForwardSublayer
 from .tape import Layout, Masks, Step, Values
 from .triples import Attention, KeyValueGradient, Linear, Norm
@@ -160,22 +161,29 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
     """
     plan, layout, x = walk.plan, walk.layout, walk.inputs.x
     segments, rows = plan.segments, plan.to_rows(x)
-    tops = torch.empty_like(rows)
+    if states is None:
+        tops = torch.empty_like(rows)
+    else:
+        states[0].copy_(rows)
+        tops = states[-1]
     for segment, steps, state in zip(
         segments, layout.steps(segments, values, masks, x), layout.states(segments, states, x), strict=True
     ):
         window = walk.windows.window(segment)
         _draw(walk, segment, steps)
         layers = state.unbind(0)
-        layers[0].copy_(rows[segment.rows])
+        if states is None:
+            layers[0].copy_(rows[segment.rows])
         for attention, feedforward, at, below, above in zip(
             walk.attentions, walk.feedforwards, steps, layers[:-1], layers[1:], strict=True
         ):
             middle = torch.add(below, attention.step(below, window, at), out=at.middle)
             torch.add(middle, feedforward.step(middle, at), out=above)
-        tops[segment.rows] = layers[-1]
+        if states is None:
+            tops[segment.rows] = layers[-1]
         walk.windows.write(segment, walk.to_kv.step(walk.mix(state)))
-    return plan.from_rows(tops).contiguous(), *walk.windows.everything(walk.problem.out_dtype)
+    # A copy: the states stay as they are whatever happens to the result.
+    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(walk.problem.out_dtype)
 
 
 def _draw(walk: Walk, segment: Segment, steps: list[Step]) -> None:
@@ -239,6 +247,7 @@ class _BackwardWalk:
         self.walk, self.layout, self.plan = walk, walk.layout, walk.plan
         self.memory = KeyValueGradient(walk.windows.gradient(grad_keys, grad_values, walk.wide), walk.plan.slots)
         self.bias = torch.zeros_like(walk.windows.by_distance)
+        self.room = Room()
         mix = walk.mix_weight
         self.mix = None if mix is None else torch.zeros_like(mix)
         self.mix_weights = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
@@ -286,10 +295,10 @@ class _BackwardWalk:
             masks=masks,
             steps=steps,
             grad_tops=grad_tops[rows],
-            grad_states=torch.empty_like(states),
-            grad_middles=torch.empty_like(values_here.middle),
-            grad_mixed=torch.empty_like(states[0]),
-            grad_kv=states.new_empty(states.shape[1], width, dtype=layout.precision.products),
+            grad_states=self.room.take("states", tuple(states.shape), states),
+            grad_middles=self.room.take("middles", tuple(values_here.middle.shape), states),
+            grad_mixed=self.room.take("mixed", tuple(states.shape[1:]), states),
+            grad_kv=self.room.take("kv", (states.shape[1], width), states, layout.precision.products),
         )
 
     def _again(self, segments: list[Segment], states: Tensor, values: Values, steps: list[list[Step]]) -> None:
@@ -335,7 +344,10 @@ class _BackwardWalk:
         for block in reversed(blocks):
             part = parts[index - 1]
             self.memory.begin(block[0].start, len(block), block[0].length, part.probabilities)
-            room = torch.empty_like(part.probabilities), torch.empty_like(part.q)
+            room = [
+                self.room.take(name, tuple(like.shape), like)
+                for name, like in (("grad_scores", part.probabilities), ("grad_out", part.q))
+            ]
             for place in reversed(range(len(block))):
                 index -= 1
                 self._step(block[place], place, index, parts[index], *room)
