@@ -199,7 +199,10 @@ X = torch.ones(2, 4, dtype=torch.long)
         (lambda: build(TransformerXL, position="legacy"), "position is 'legacy'; TransformerXL knows 't5' only"),
         (lambda: build(TransformerXL, mem_length=3), "'mem_length' is not a hyper-parameter of the model"),
         (lambda: TransformerXL(dim=4, depth=1, mem_len=1), "num_tokens is missing"),
-        (lambda: build(TransformerXL)(X[0]), r"x is torch.int64 \(4,\); it must be whole numbers \(batch >= 1, time >= 1\)"),
+        (
+            lambda: build(TransformerXL)(X[0]),
+            r"x is torch.int64 \(4,\); it must be whole numbers \(batch >= 1, time >= 1\)",
+        ),
         (lambda: build(TransformerXL)(X, mask=X[:, :2] > 0), r"mask is torch.bool \(2, 2\)"),
         (lambda: build(TransformerXL)(X, reset=X), r"reset is torch.int64 \(2, 4\)"),
         (lambda: build(TransformerXL)(X, (X, X)), "memory is a tuple; it must be a HiddenMemory"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cases import NUM_TOKENS, Case, cases, close, largest
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
-from feedback_transformer_pytorch.recurrence import fused, plan, stepwise
+from feedback_transformer_pytorch.recurrence import fused, plan, products, stepwise
 
 CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=4, seq_len=2, heads=2, dim_head=3)
 CASE = Case(CONFIG, batch=2, time=11, memory_slots=3, seed=0)
@@ -45,8 +45,8 @@ def run(model: FeedbackTransformer, x: Tensor, memory: Memory | None, **argument
     if memory is not None:
         memory = Memory(memory.keys.clone().requires_grad_(), memory.values.clone().requires_grad_(), memory.lengths)
     logits, left = model(x, memory, return_memory=True, **arguments)
-    weight = torch.randn(logits.shape, dtype=logits.dtype, generator=torch.Generator().manual_seed(1))
-    ((logits * weight).sum() + left.keys.sin().sum() + left.values.cos().sum()).backward()
+    weight = torch.randn(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ((logits * weight.to(logits.dtype)).sum() + left.keys.sin().sum() + left.values.cos().sum()).backward()
     found = {"logits": logits, "keys": left.keys, "values": left.values}
     found |= {f"grad {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     if memory is not None:
@@ -309,3 +309,20 @@ def test_stepwise_is_what_auto_is_compared_with() -> None:
     results = [walk(model.decoder.stack, embedded, memory)[0] for walk in (fused, stepwise)]
     assert torch.equal(model.decoder.norm(results[0]), model.decoder(embedded, memory))
     close(*results)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_large_weights_are_packed_where_that_is_to_be_had(packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, with oneMKL's private operator and without it; a last segment of other rows included."""
+    torch.use_deterministic_algorithms(False)
+    if packs and products._mkl_linear is None:
+        pytest.skip("this build of torch has no packed products")
+    monkeypatch.setattr(products, "PACK_FROM", 0 if packs else 2**60)
+    monkeypatch.setattr(products, "ROWS_PER_INPUT", 0)
+    monkeypatch.setattr(products, "STEPS_PER_TRANSPOSE", 0)
+    model = CASE.model()
+    truth = run(model, CASE.tokens(), CASE.memory())
+    memory = CASE.memory()
+    assert memory is not None
+    found = run(model.float(), CASE.tokens(), Memory(memory.keys.float(), memory.values.float()))
+    same({name: tensor.double() for name, tensor in found.items()}, truth, tolerance=1e-4)

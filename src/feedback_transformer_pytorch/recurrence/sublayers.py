@@ -20,13 +20,15 @@ class Window(NamedTuple):
     """What a segment's queries attend to, in any layer.
 
     Attributes:
-        keys, values: (BG, n, E), views of the memory.
+        keys, values: (BG, n, E), views of the memory; keys_t, values_t: (BG, E, n), the same transposed.
         bias: (BG, Q, n + own), very negative where a key is hidden.
         seeing: (R, 1), False for rows that see nothing at all; None when every row sees something.
     """
 
     keys: Tensor
     values: Tensor
+    keys_t: Tensor
+    values_t: Tensor
     bias: Tensor
     seeing: Tensor | None
 
@@ -59,14 +61,14 @@ class FeedForwardSublayer:
         grad_normed = self._room.take("grad_normed", (rows, y.shape[1]), normed)
         self._inputs = y, mean, rstd, normed, product
         self._grads = grad_hidden, grad_normed
-        parts = (y, mean, rstd, slopes, grad_hidden, grad_normed)
+        parts = (y, mean, rstd, slopes, grad_hidden, grad_hidden.flatten(1), grad_normed)
         self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
 
     def step_backward(self, step: int, grad: Tensor) -> Tensor:
         """The gradient (R, D) by the input of the chunk's step number `step`, without the residual's."""
-        y, mean, rstd, slopes, grad_hidden, grad_normed = self._steps[step]
+        y, mean, rstd, slopes, grad_hidden, grad_flat, grad_normed = self._steps[step]
         Geglu.step_backward(self._to_out.step_backward(grad.to(self._dtype)), slopes, grad_hidden)
-        self._to_hidden.step_backward(grad_hidden.flatten(1), out=grad_normed)
+        self._to_hidden.step_backward(grad_flat, out=grad_normed)
         return self._norm.step_backward(grad_normed.to(grad.dtype), y, mean, rstd)
 
     def accumulate(self, grad: Tensor) -> None:
@@ -103,7 +105,7 @@ class AttentionSublayer:
     def attend(self, window: Window, at: Step) -> None:
         """Writes the probabilities and what they give."""
         attention, own = self._attention, self._own(at)
-        p = attention.probabilities(attention.split(at.q), window.keys, own, window.bias, at.probabilities)
+        p = attention.probabilities(attention.split(at.q), window.keys_t, own, window.bias, at.probabilities)
         attention.step(p if at.keep_probabilities is None else p * at.keep_probabilities, window.values, own, at.out)
 
     def output(self, out: Tensor, seeing: Tensor | None) -> Tensor:
@@ -138,7 +140,7 @@ class AttentionSublayer:
         at, attention = self._at[step], self._attention
         self._to_out.step_backward(grad.to(self._dtype), out=grad_out)
         heads, own = attention.split(grad_out), self._own(at)
-        attention.step_backward(heads, window.keys, window.values, own, at, grad_scores, grad_q)
+        attention.step_backward(heads, window.keys, window.values_t, own, at, grad_scores, grad_q)
         self._to_q.step_backward(grad_q, out=grad_normed)
         if own is not None and self._own_steps is not None:
             grad_own = attention.own_backward(heads, at, grad_scores, self._own_steps[step])

@@ -52,7 +52,7 @@ class Norm:
 
 
 class Linear:
-    """x W^T + b, the weight times `scale`, computed in `dtype`, for steps of `rows` rows."""
+    """x W^T + b, the weight times `scale`, computed in `dtype`, for `steps` steps of `rows` rows."""
 
     def __init__(
         self,
@@ -61,9 +61,10 @@ class Linear:
         dtype: torch.dtype,
         wanted: tuple[bool, bool],
         rows: int,
+        steps: int,
         scale: float = 1.0,
     ) -> None:
-        self._scale, self._rows = scale, rows
+        self._scale, self._rows, self._steps = scale, rows, steps
         self._weight = (weight * scale if scale != 1.0 else weight).to(dtype)
         self._bias = None if bias is None else bias.to(dtype)
         self.gradients: list[Tensor | None] = [
@@ -74,12 +75,12 @@ class Linear:
     @cached_property
     def step(self) -> Product:
         """(R, in) to (R, out)."""
-        return Product(self._weight, self._bias, self._rows)
+        return Product(self._weight, self._bias, self._rows, self._steps)
 
     @cached_property
     def step_backward(self) -> Product:
         """The gradient of x (R, in) from that of the output (R, out)."""
-        return Product(self._weight.t(), None, self._rows)
+        return Product(self._weight.t(), None, self._rows, self._steps)
 
     def accumulate(self, grad: Tensor, x: Tensor) -> None:
         """Adds the parameter gradients of many steps, from the gradients of their outputs and their inputs."""
@@ -155,12 +156,12 @@ class Attention:
         return keys, values
 
     @staticmethod
-    def probabilities(q: Tensor, keys: Tensor, own: Own, bias: Tensor, out: Tensor) -> Tensor:
-        """softmax(q keys^T + bias) into `out` (BG, Q, n + s); q (BG, Q, E) is scaled, keys are (BG, n, E)."""
+    def probabilities(q: Tensor, keys_t: Tensor, own: Own, bias: Tensor, out: Tensor) -> Tensor:
+        """softmax(q keys^T + bias) into `out` (BG, Q, n + s); q (BG, Q, E) is scaled, keys_t is (BG, E, n)."""
         if own is None and bias.dtype == q.dtype:
-            scores = torch.baddbmm(bias, q, keys.transpose(1, 2))
+            scores = torch.baddbmm(bias, q, keys_t)
         else:
-            scores = torch.bmm(q, keys.transpose(1, 2))
+            scores = torch.bmm(q, keys_t)
             if own is not None:
                 scores = torch.cat([scores, torch.bmm(q, own[0].transpose(1, 2))], -1)
             scores = scores + bias
@@ -176,11 +177,11 @@ class Attention:
         return self.join(self._both(probabilities, values, None if own is None else own[1]), out)
 
     def step_backward(
-        self, grad: Tensor, keys: Tensor, values: Tensor, own: Own, at: Step, grad_scores: Tensor, grad_q: Tensor
+        self, grad: Tensor, keys: Tensor, values_t: Tensor, own: Own, at: Step, grad_scores: Tensor, grad_q: Tensor
     ) -> None:
         """Writes the gradients of the scores (BG, Q, n + s) and of the query rows (B*s, G*q*E), from `grad` (BG, Q, E)
         of the output."""
-        grad_p = torch.bmm(grad, values.transpose(1, 2))
+        grad_p = torch.bmm(grad, values_t)
         if own is not None:
             grad_p = torch.cat([grad_p, torch.bmm(grad, own[1].transpose(1, 2))], -1)
         if at.keep_probabilities is not None:

@@ -108,8 +108,8 @@ class Walk:
         by_distance = inputs.position.to(self.wide)[self.buckets].t()
         self.windows = Windows(self.layout, buffer, by_distance, problem.visibility)
         self.mix_weight = None if self.config.keep_last_hidden else inputs.layer_weight.softmax(0)
-        rows = self.plan.row_counts[0]
-        self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False), rows)
+        rows, steps = self.plan.row_counts[0], len(self.plan.segments)
+        self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False), rows, steps)
         attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
         self.attentions: list[AttentionSublayer] = []
         self.feedforwards: list[FeedForwardSublayer] = []
@@ -122,7 +122,8 @@ class Walk:
 
     def _triples(self, index: int, eps_a: float, eps_f: float) -> tuple[Norm, Linear, Linear, Norm, Linear, Linear]:
         """The triples of one block, in the order of its parameters."""
-        dtype, rows, first = self.layout.precision.products, self.plan.row_counts[0], PARAMETERS_PER_BLOCK * index
+        dtype, first = self.layout.precision.products, PARAMETERS_PER_BLOCK * index
+        rows, steps = self.plan.row_counts[0], len(self.plan.segments)
         parameters = self.inputs.blocks[first : first + PARAMETERS_PER_BLOCK]
         wanted = self.wanted[6 + first : 6 + first + PARAMETERS_PER_BLOCK]
         pairs = list(zip(parameters[::2], parameters[1::2], wanted[::2], wanted[1::2], strict=True))
@@ -136,7 +137,7 @@ class Walk:
         def linear(place: int, scale: float = 1.0) -> Linear:
             weight, bias, *wants = pairs[place]
             assert weight is not None
-            return Linear(weight, bias, dtype, (wants[0], wants[1]), rows, scale)
+            return Linear(weight, bias, dtype, (wants[0], wants[1]), rows, steps, scale)
 
         found = (norm(0, eps_a), linear(1, self.config.dim_head**-0.5), linear(2), norm(3, eps_f), linear(4), linear(5))
         self.triples += found
@@ -183,7 +184,9 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
             tops[segment.rows] = layers[-1]
         walk.windows.write(segment, walk.to_kv.step(walk.mix(state)))
     # A copy: the states stay as they are whatever happens to the result.
-    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(walk.problem.out_dtype)
+    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(
+        walk.problem.out_dtype
+    )
 
 
 def _draw(walk: Walk, segment: Segment, steps: list[Step]) -> None:

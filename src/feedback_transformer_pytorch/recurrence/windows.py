@@ -72,7 +72,7 @@ class Windows:
         seeing = seen.seeing
         if seeing is not None:
             seeing = seeing.expand(plan.batch, segment.length, 1).reshape(-1, 1)
-        return Window(keys, values, bias, seeing)
+        return Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing)
 
     def view(self, segment: Segment) -> View:
         """Which keys a segment sees, and how far they are."""
