@@ -47,7 +47,13 @@ def main() -> None:
     args = options.parse_args()
 
     def read(name: str) -> dict[str, Any]:
-        return json.loads((args.results / f"{name}-{args.device}.json").read_text())
+        """One report, or the reports of several runs (a precision each) as one."""
+        first, *others = [
+            json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-{args.device}*.json"))
+        ]
+        for other in others:
+            first["results"] += other["results"]
+        return first
 
     plt.rcParams.update(STYLE)
     args.out.mkdir(exist_ok=True)
@@ -62,11 +68,12 @@ def plot_speed(report: dict[str, Any], out: Path) -> None:
         if row["contestant"] != "parallel":
             shapes = ratios.setdefault(row["precision"], {})
             shapes.setdefault(row["shape"], {})[row["contestant"]] = row["forward_backward"]["over_parallel"]
-    height = 1 + 0.95 * len(report["shapes"])
+    order = sorted(report["shapes"])
+    height = 1 + 0.95 * len(order)
     figure, _ = plt.subplots(1, len(ratios), figsize=(5.2 * len(ratios), height), sharex=True, sharey=True)
     for panel, (precision, groups) in zip(figure.axes, ratios.items(), strict=True):
-        for group, bars in enumerate(groups.values()):
-            draw_bars(panel, group, bars)
+        for name, bars in groups.items():
+            draw_bars(panel, order.index(name), bars)
         panel.set_title(precision)
         panel.set_xscale("log")
         panel.axvline(1, color=LOOKS["parallel"][1], linewidth=1.2)
@@ -75,7 +82,7 @@ def plot_speed(report: dict[str, Any], out: Path) -> None:
         number_ticks(panel, [1, 2, 3, 5, 10, 20, 30])
     first = figure.axes[0]
     first.set_xlim(right=3 * first.get_xlim()[1])  # room for the labels
-    first.set_yticks(range(len(report["shapes"])), [describe(shape) for shape in report["shapes"].values()])
+    first.set_yticks(range(len(order)), [describe(report["shapes"][name]) for name in order])
     first.invert_yaxis()
     save(figure, report, out)
 

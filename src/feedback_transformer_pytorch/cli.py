@@ -49,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, torch.OutOfMemoryError):
         print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
         return USER_ERROR
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # how torch says on a CPU that memory is out
+            raise
+        print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
+        return USER_ERROR
     except (InputError, MissingExtraError, argparse.ArgumentError, OSError) as error:
         print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR

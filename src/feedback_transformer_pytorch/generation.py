@@ -15,6 +15,9 @@ from .errors import InputError
 from .memory import Memory
 from .model import FeedbackTransformer
 
+# Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
+READ_AT_ONCE = 256
+
 Model: TypeAlias = FeedbackTransformer | ParallelTransformer | TransformerXL
 
 
@@ -79,8 +82,9 @@ class Reader:
         seq_len = self.model.config.seq_len
         whole = tokens.shape[1] // seq_len * seq_len
         logits = None
-        if whole:
-            logits, self.memory = self.model(tokens[:, :whole], self.memory, return_memory=True)
+        for part in tokens[:, :whole].split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1):
+            if part.shape[1]:
+                logits, self.memory = self.model(part, self.memory, return_memory=True)
         self.pending = tokens[:, whole:] if whole < tokens.shape[1] else None
         if self.pending is not None:
             segment = self.pending

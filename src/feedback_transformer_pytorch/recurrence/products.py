@@ -14,6 +14,8 @@ PACK_FROM = 2**18
 ROWS_PER_INPUT = 6
 # A weight that lies the wrong way must be transposed before it is packed, which takes as long as this many steps save.
 STEPS_PER_TRANSPOSE = 48
+# For fewer steps than this, as when a token at a time is generated, no preparation pays.
+STEPS_TO_PREPARE = 4
 
 
 class Product:
@@ -25,9 +27,11 @@ class Product:
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, steps: int) -> None:
         """Prepares weight (out, in), which may be a transposed view, and bias (out,) or None."""
         self._weight, self._bias, self._rows = weight, bias, rows
-        worth = weight.is_contiguous() or steps >= STEPS_PER_TRANSPOSE
+        worth = steps >= (STEPS_TO_PREPARE if weight.is_contiguous() else STEPS_PER_TRANSPOSE)
         self._packed = pack(weight, rows) if worth else None
-        self._transposed = weight.t().contiguous() if self._packed is None else weight.t()
+        self._transposed = weight.t()
+        if self._packed is None and steps >= STEPS_TO_PREPARE:
+            self._transposed = self._transposed.contiguous()
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """(R, in) to (R, out), for any R; `out` may be of another type."""

@@ -1,0 +1,106 @@
+"""Where the fused walk's time goes, and what bounds it: forward and backward by kind of work, beside the bytes it must read.
+
+python benchmarks/breakdown.py --shapes b c
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from options import chosen_shapes, parser, prepare
+from report import write
+from shapes import Shape
+from workload import Workload
+
+KINDS = {
+    "steps: products with weights": ("mkl::_mkl_linear", "aten::mm", "aten::addmm"),
+    "steps: attention": ("aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::_softmax", "aten::_softmax_backward_data"),
+    "parameter gradients": ("aten::addmm_",),
+    "copies": ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "mkl::_mkl_reorder_linear_weight"),
+    "elementwise and norms": (
+        "aten::add", "aten::add_", "aten::mul", "aten::mul_", "aten::addcmul_", "aten::gelu", "aten::gelu_backward",
+        "aten::native_layer_norm", "aten::native_layer_norm_backward", "aten::sum",
+    ),
+}  # fmt: skip
+REST = "views, allocation, Python"
+FLOAT = 4  # bytes
+
+
+def main() -> None:
+    args = prepare_arguments()
+    bandwidth, rate = ceilings()
+    print(f"\nreads {bandwidth / 1e9:.1f} GB/s from memory, multiplies at {rate / 1e9:.0f} GFLOP/s")
+    results = []
+    for shape in chosen_shapes(args):
+        found = measure(shape)
+        found["must_read_s"] = must_read(shape) / bandwidth
+        found["must_multiply_s"] = must_multiply(shape) / rate
+        results.append({"shape": shape.name, "precision": "fp32", "contestant": "fused"} | found)
+        print(f"\n{shape.name}: {shape}")
+        for kind, seconds in found["seconds"].items():
+            print(f"  {kind:30}{seconds:8.3f} s")
+        print(f"  {'all':30}{found['all_s']:8.3f} s, of which reading what each step must read {found['must_read_s']:.3f} s,")
+        print(f"  {'':30}{'':8}   or, were that free, multiplying {found['must_multiply_s']:.3f} s")
+    settings = {
+        "bandwidth_GB_per_s": bandwidth / 1e9,
+        "GFLOP_per_s": rate / 1e9,
+        "must_read": "weights and window of every layer and step, forward and backward, once each, from memory",
+    }
+    write("breakdown", args, settings, results)
+
+
+def prepare_arguments() -> Any:
+    args = parser(__doc__.splitlines()[0]).parse_args()
+    prepare(args)
+    return args
+
+
+def ceilings() -> tuple[float, float]:
+    """Bytes a second of one long read, and operations a second of one large product: the best of five each."""
+    long, square = torch.randn(2**27), torch.randn(2048, 2048)
+    reads = min(_seconds(long.sum) for _ in range(5))
+    multiplies = min(_seconds(lambda: square @ square) for _ in range(5))
+    return long.nbytes / reads, 2 * 2048**3 / multiplies
+
+
+def must_read(shape: Shape) -> float:
+    """Bytes: of each step and layer the weights, keys and values, forward and backward."""
+    steps = -(-shape.time // shape.seq_len)
+    inner, kv = shape.heads * shape.dim_head, (shape.kv_heads or shape.heads) * shape.dim_head
+    weights = 2 * shape.dim * inner + 12 * shape.dim**2
+    window = 2 * shape.batch * shape.mem_len * kv
+    return 2 * FLOAT * steps * shape.depth * (weights + window)
+
+
+def must_multiply(shape: Shape) -> float:
+    """Operations: forward, input gradients and parameter gradients of all products with weights."""
+    weights = 2 * shape.dim * shape.heads * shape.dim_head + 12 * shape.dim**2
+    return 6 * shape.batch * shape.time * shape.depth * weights
+
+
+def measure(shape: Shape) -> dict[str, Any]:
+    """Seconds by kind, of one run under the profiler, and of one without."""
+    workload = Workload("fused", shape, "fp32", "cpu")
+    workload.forward_backward()
+    plain = _seconds(workload.forward_backward)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        workload.forward_backward()
+    seconds = dict.fromkeys([*KINDS, REST], 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if event.key in names), REST)
+        seconds[kind] += event.self_cpu_time_total / 1e6
+    return {"seconds": seconds, "all_s": sum(seconds.values()), "without_profiler_s": plain}
+
+
+def _seconds(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

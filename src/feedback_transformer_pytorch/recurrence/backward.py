@@ -1,0 +1,213 @@
+"""The walk back: the steps' input gradients one after another, all else in bulk, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .plan import Segment
+from .room import Room
+from .tape import Masks, Step, Values
+from .triples import KeyValueGradient
+from .walk import Walk
+
+
+class _Chunk(NamedTuple):
+    """What some segments kept or computed once more, and room for the gradients of their Rc rows."""
+
+    segments: list[Segment]
+    states: Tensor  # (L+1, Rc, D)
+    values: Values
+    masks: Masks
+    steps: list[list[Step]]
+    grad_tops: Tensor  # (Rc, D)
+    grad_states: Tensor  # (L+1, Rc, D)
+    grad_middles: Tensor  # (L, Rc, D)
+    grad_mixed: Tensor  # (Rc, D)
+    grad_kv: Tensor  # (Rc, 2*G*E)
+
+
+class _StepGradients(NamedTuple):
+    """One segment's part of a chunk."""
+
+    tops: Tensor
+    states: Tensor
+    middles: Tensor
+    mixed: Tensor
+    kv: Tensor
+    q: Tensor  # (L, R, H*E)
+    probabilities: Tensor  # (L, BG, Q, n + own), after dropout
+
+
+def backward(
+    walk: Walk, grads: Sequence[Tensor | None], states: Tensor, values: Values | None, masks: Masks
+) -> list[Tensor | None]:
+    """Walks backward: the gradients of all inputs in their flat order, None where none is wanted.
+
+    Args:
+        grads: of the three results of `forward`; None for zero.
+        states, values, masks: what `forward` wrote.
+    """
+    return _BackwardWalk(walk, grads[1], grads[2]).run(grads[0], states, values, masks)
+
+
+class _BackwardWalk:
+    def __init__(self, walk: Walk, grad_keys: Tensor | None, grad_values: Tensor | None) -> None:
+        self.walk, self.layout, self.plan = walk, walk.layout, walk.plan
+        self.memory = KeyValueGradient(walk.windows.gradient(grad_keys, grad_values, walk.wide), walk.plan.slots)
+        self.bias = torch.zeros_like(walk.windows.by_distance)
+        self.room = Room()
+        mix = walk.mix_weight
+        self.mix = None if mix is None else torch.zeros_like(mix)
+        self.mix_weights = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
+
+    def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
+        walk, plan, inputs = self.walk, self.plan, self.walk.inputs
+        top_rows = torch.zeros_like(states[0]) if grad_tops is None else plan.to_rows(grad_tops)
+        grad_x = torch.empty_like(states[0])
+        for blocks in reversed(plan.chunks):
+            chunk = self._chunk([segment for block in blocks for segment in block], top_rows, states, values, masks)
+            self._walk_chunk(blocks, chunk)
+            self._accumulate(chunk)
+            grad_x[chunk.segments[0].rows.start : chunk.segments[-1].rows.stop] = chunk.grad_states[0]
+        grad_keys, grad_values = walk.windows.carried_gradient(self.memory.total, inputs.keys.dtype)
+        found = [plan.from_rows(grad_x), grad_keys, grad_values, self._position(), self._layer_weight()]
+        found.append(walk.to_kv.gradients[0])
+        for triple in walk.triples:
+            found += triple.gradients
+        return [grad if wants else None for grad, wants in zip(found, walk.wanted, strict=True)]
+
+    def _position(self) -> Tensor:
+        table = self.walk.inputs.position
+        found = torch.zeros_like(table, dtype=self.bias.dtype)
+        return found.index_add_(0, self.walk.buckets, self.bias.t()).to(table.dtype)
+
+    def _layer_weight(self) -> Tensor | None:
+        mix = self.walk.mix_weight
+        return None if mix is None or self.mix is None else mix * (self.mix - (mix * self.mix).sum())
+
+    def _chunk(
+        self, segments: list[Segment], grad_tops: Tensor, states: Tensor, values: Values | None, masks: Masks
+    ) -> _Chunk:
+        layout, every = self.layout, self.plan.segments
+        rows = slice(segments[0].rows.start, segments[-1].rows.stop)
+        states, masks = states[:, rows], masks.part(layout, segments, every)
+        values_here = layout.values(segments, states) if values is None else values.part(layout, segments, every)
+        steps = layout.steps(segments, values_here, masks, states)
+        if values is None:
+            self._again(segments, states, values_here, steps)
+        width = 2 * self.walk.config.kv_dim
+        return _Chunk(
+            segments=segments,
+            states=states,
+            values=values_here,
+            masks=masks,
+            steps=steps,
+            grad_tops=grad_tops[rows],
+            grad_states=self.room.take("states", tuple(states.shape), states),
+            grad_middles=self.room.take("middles", tuple(values_here.middle.shape), states),
+            grad_mixed=self.room.take("mixed", tuple(states.shape[1:]), states),
+            grad_kv=self.room.take("kv", (states.shape[1], width), states, layout.precision.products),
+        )
+
+    def _again(self, segments: list[Segment], states: Tensor, values: Values, steps: list[list[Step]]) -> None:
+        """Computes a chunk's values once more from its states: products in bulk, attention step by step."""
+        walk = self.walk
+        windows = [walk.windows.window(segment) for segment in segments]
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            attention.project(states[layer], values.q[layer], None if values.own is None else values.own[layer])
+            for window, at in zip(windows, steps, strict=True):
+                attention.attend(window, at[layer])
+            torch.add(states[layer], attention.output(values.out[layer], None), out=values.middle[layer])
+            for window, segment, at in zip(windows, segments, steps, strict=True):
+                if window.seeing is not None:
+                    start = segment.rows.start - segments[0].rows.start
+                    below = states[layer, start : start + at[layer].middle.shape[0]]
+                    torch.where(window.seeing, at[layer].middle, below, out=at[layer].middle)
+            feedforward.hidden(values.middle[layer], values.hidden[layer])
+
+    def _walk_chunk(self, blocks: list[list[Segment]], chunk: _Chunk) -> None:
+        walk, layout = self.walk, self.layout
+        counts = [at[0].q.shape[0] for at in chunk.steps]
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            attention.again(chunk.states[layer], [at[layer] for at in chunk.steps], chunk.values.out[layer], counts)
+            keep = None if chunk.masks.hidden is None else chunk.masks.hidden[layer]
+            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer], keep, counts)
+        dropped = chunk.values.probabilities
+        if chunk.masks.probabilities is not None:
+            dropped = dropped * chunk.masks.probabilities
+        parts = [
+            _StepGradients(*part)
+            for part in zip(
+                chunk.grad_tops.split(counts),
+                chunk.grad_states.split(counts, dim=1),
+                chunk.grad_middles.split(counts, dim=1),
+                chunk.grad_mixed.split(counts),
+                chunk.grad_kv.split(counts),
+                chunk.values.q.split(counts, dim=1),
+                layout.scores(chunk.segments, dropped),
+                strict=True,
+            )
+        ]
+        index = len(counts)
+        for block in reversed(blocks):
+            part = parts[index - 1]
+            self.memory.begin(block[0].start, len(block), block[0].length, part.probabilities)
+            room = [
+                self.room.take(name, tuple(like.shape), like)
+                for name, like in (("grad_scores", part.probabilities), ("grad_out", part.q))
+            ]
+            for place in reversed(range(len(block))):
+                index -= 1
+                self._step(block[place], place, index, parts[index], *room)
+            self.memory.end()
+
+    def _step(
+        self, segment: Segment, place: int, index: int, part: _StepGradients, grad_scores: Tensor, grad_out: Tensor
+    ) -> None:
+        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers.
+
+        Args:
+            grad_scores, grad_out: like `part.probabilities` and `part.q`, written.
+        """
+        walk, windows, mix = self.walk, self.walk.windows, self.mix_weights
+        window = windows.window(segment)
+        slots = self.memory.slot(place).unflatten(1, (self.plan.batch, -1))
+        windows.as_slots(segment, part.kv).copy_(slots)
+        walk.to_kv.step_backward(part.kv, out=part.mixed)
+        layers, middles = part.states.unbind(0), part.middles.unbind(0)
+        grad = torch.add(part.tops, part.mixed if mix is None else part.mixed * mix[-1], out=layers[-1])
+        for layer in reversed(range(len(middles))):
+            grad_ff = walk.feedforwards[layer].step_backward(index, grad)
+            if window.seeing is None:
+                middle = through = torch.add(grad, grad_ff, out=middles[layer])
+            else:
+                middle = grad + grad_ff
+                through = torch.mul(middle, window.seeing, out=middles[layer])
+            grad_attention = walk.attentions[layer].step_backward(
+                index, through, window, grad_scores[layer], grad_out[layer]
+            )
+            grad = torch.add(middle, grad_attention, out=layers[layer])
+            if mix is not None:
+                grad.addcmul_(part.mixed, mix[layer])
+        windows.add_bias_gradient(segment, grad_scores, self.bias)
+        self.memory.add(
+            place,
+            grad_scores,
+            part.probabilities,
+            windows.as_heads(segment, part.q),
+            windows.as_heads(segment, grad_out),
+        )
+
+    def _accumulate(self, chunk: _Chunk) -> None:
+        """Adds a chunk's parameter gradients."""
+        walk = self.walk
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            feedforward.accumulate(chunk.grad_states[layer + 1])
+            attention.accumulate(chunk.grad_middles[layer])
+        walk.to_kv.accumulate(chunk.grad_kv, walk.mix(chunk.states))
+        if self.mix is not None:
+            self.mix.add_(torch.mv(chunk.states.flatten(1), chunk.grad_mixed.flatten()))
