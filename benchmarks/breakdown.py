@@ -43,7 +43,9 @@ def main() -> None:
         print(f"\n{shape.name}: {shape}")
         for kind, seconds in found["seconds"].items():
             print(f"  {kind:30}{seconds:8.3f} s")
-        print(f"  {'all':30}{found['all_s']:8.3f} s, of which reading what each step must read {found['must_read_s']:.3f} s,")
+        print(
+            f"  {'all':30}{found['all_s']:8.3f} s, of which reading what each step must read {found['must_read_s']:.3f} s,"
+        )
         print(f"  {'':30}{'':8}   or, were that free, multiplying {found['must_multiply_s']:.3f} s")
     settings = {
         "bandwidth_GB_per_s": bandwidth / 1e9,
