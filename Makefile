@@ -5,13 +5,17 @@ DEMO ?= demo-run
 
 .PHONY: demo test test-slow lint bench clean
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	touch $@
+
+.venv/ready: .venv/train
 	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: .venv/ready  ## train on the English that every Python carries, then write a paragraph
+demo: .venv/train  ## train on the English that every Python carries, then write a paragraph
 	rm -rf $(DEMO)
 	$(RUN)feedback-transformer train --preset demo --out $(DEMO)
 	$(RUN)feedback-transformer generate $(DEMO) --prompt "The " --max-new-tokens 400 --temperature 0.7

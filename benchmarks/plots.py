@@ -78,7 +78,7 @@ def plot_speed(report: dict[str, Any], out: Path) -> None:
         panel.set_xscale("log")
         panel.axvline(1, color=LOOKS["parallel"][1], linewidth=1.2)
         panel.tick_params(axis="y", length=0)
-        panel.set_xlabel("time of forward and backward, parallel Transformer = 1")
+        panel.set_xlabel("forward and backward: times the parallel Transformer")
         number_ticks(panel, [1, 2, 3, 5, 10, 20, 30])
     first = figure.axes[0]
     first.set_xlim(right=3 * first.get_xlim()[1])  # room for the labels
