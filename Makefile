@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/
 DEMO ?= demo-run
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test lint bench clean
 
 .venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,9 +27,6 @@ lint: .venv/ready
 
 test: lint  ## everything that must hold, in less than ten minutes on two cores
 	$(RUN)pytest -n 2
-
-test-slow: .venv/ready  ## the long versions
-	$(RUN)pytest -n 2 -m slow
 
 bench: .venv/ready
 	$(RUN)python benchmarks/speed.py

@@ -42,11 +42,11 @@ class FeedForwardSublayer:
 
     def step(self, y: Tensor, at: Step) -> Tensor:
         """(R, D) to (R, D), without the residual; writes `at.hidden`."""
-        self._to_hidden.step(self._norm.step(y).to(self._dtype), out=at.hidden)
+        self.hidden(y, at.hidden)
         return self._to_out.step(Geglu.step(at.hidden, at.keep_hidden))
 
     def hidden(self, y: Tensor, out: Tensor) -> None:
-        """Computes what `step` writes once more, for a chunk."""
+        """Writes what comes before the gate, of a step or of a chunk."""
         self._to_hidden.step(self._norm.step(y).to(self._dtype), out=out)
 
     def again(self, y: Tensor, hidden: Tensor, keep: Tensor | None, counts: list[int]) -> None:
