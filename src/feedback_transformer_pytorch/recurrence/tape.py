@@ -118,7 +118,8 @@ class Layout(NamedTuple):
         if values is not None:
             valued = self._views(segments, values)
         else:
-            scratch = {s.length: self._views([s], self.values([s], like))[0] for s in segments}
+            one_each = {segment.length: segment for segment in segments}
+            scratch = {length: self._views([s], self.values([s], like))[0] for length, s in one_each.items()}
             valued = [scratch[segment.length] for segment in segments]
         layers = range(self.config.depth)
         return [
@@ -131,8 +132,8 @@ class Layout(NamedTuple):
         if states is not None:
             return list(states.split([segment.length * self.plan.batch for segment in segments], dim=1))
         scratch = {
-            s.length: like.new_empty(self.config.depth + 1, s.length * self.plan.batch, self.config.dim)
-            for s in segments
+            length: like.new_empty(self.config.depth + 1, length * self.plan.batch, self.config.dim)
+            for length in {segment.length for segment in segments}
         }
         return [scratch[segment.length] for segment in segments]
 
