@@ -62,6 +62,7 @@ def cases(draw: st.DrawFn, **fixed: Any) -> Case:
         "dim_head": draw(st.integers(2, 4)),
         "kv_heads": kv_heads,
         "keep_last_hidden": draw(st.booleans()),
+        "norm_memory": draw(st.booleans()),
         "position": draw(st.sampled_from(["t5", "legacy"])),
     }
     fields.update({name: value for name, value in fixed.items() if name in fields})

@@ -1,7 +1,9 @@
 """The command line as a user meets it. Mistakes end in one line on standard error, exit code 2, and no changed file."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,8 +16,10 @@ import pytest
 import torch
 import yaml
 
-from feedback_transformer_pytorch import cli
-from feedback_transformer_pytorch.training import files
+from feedback_transformer_pytorch import cli, files
+from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training.run import Run
+from feedback_transformer_pytorch.training.trainer import Step
 
 SMALL = [
     *("--dim=16", "--depth=2", "--heads=2", "--dim-head=8", "--seq-len=4", "--mem-len=16"),
@@ -23,22 +27,43 @@ SMALL = [
     *("--eval-every=2", "--log-every=1", "--eval-len=200", "--sample-len=5"),
 ]
 COMMAND = [sys.executable, "-m", "feedback_transformer_pytorch.cli"]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text("".join(f"{n} sheep and {n * n} goats went over the bridge.\n" for n in range(400)))
+    write_text(path)
     return path
+
+
+def write_text(path: Path) -> None:
+    path.write_text("".join(f"{n} sheep and {n * n} goats went over the bridge.\n" for n in range(400)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    write_text(folder / "text.txt")
+    train(folder / "text.txt", "--out", folder / "run")
+    return folder / "run"
 
 
 @pytest.fixture
-def run(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    path = tmp_path / "run"
-    assert cli.main(["train", str(text), "--out", str(path), *SMALL]) == 0
-    capsys.readouterr()
-    return path
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A run of four updates, to do anything with."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def train(*arguments: str | Path) -> None:
+    assert cli.main(["train", *SMALL, *map(str, arguments)]) == 0
+
+
+def metrics(run: Path, kind: str, name: str) -> list[float]:
+    return [record[name] for record in Run.open(run).metrics() if record["kind"] == kind]
 
 
 def snapshot(folder: Path) -> dict[Path, bytes | None]:
@@ -96,11 +121,17 @@ def test_generate_streams(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--kv-heads=many"], "--kv-heads: Expected int or null. Got value: many"),
         (["--precision=fp16"], "--precision: Expected one of 'fp32', 'bf16'. Got value: fp16"),
         (["--max-update=3"], "unrecognized arguments: --max-update=3"),
-        (["--preset=huge"], "--preset is 'huge'; it must be demo or tiny"),
+        (["--preset=huge"], "--preset is 'huge'; it must be algorithmic-3 or algorithmic-5 or demo or enwik8 or tiny"),
         (["--block-len=10"], "--block-len is 10; it must be a multiple of --seq-len 4"),
         (["--config=nowhere.yaml"], "--config: File does not exist"),
         (["--config"], "--config: expected one argument"),
         (["--block-len=8000"], "the text has"),
+        (["--recompute=1"], "argument --recompute/--no-recompute: ignored explicit argument '1'"),
+        (["--trackers", "paper"], "--trackers has 'paper'; it must be of tensorboard, wandb, trackio"),
+        (["--heldout", "nowhere.txt"], "'nowhere.txt': no such file"),
+        (["--tokenizer=nowhere.json"], "'nowhere.json': no such file; give bytes, or "),
+        (["--init-from=nowhere"], "nowhere is no RUN: there is no such directory"),
+        (["--resume"], "there is no run in "),
     ],
 )
 def test_a_mistake_in_training_options_is_one_line(
@@ -127,7 +158,15 @@ def test_unusable_text_is_one_line(refuses: Callable[..., None], tmp_path: Path,
 
 
 def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
-    refuses("already holds a run; choose another --out", "train", text, "--out", run, *SMALL)
+    refuses(
+        "already holds a run, with --seed 0, not 1; choose another --out",
+        "train",
+        text,
+        "--out",
+        run,
+        *SMALL,
+        "--seed=1",
+    )
     refuses("is not empty and holds no run", "train", text, "--out", tmp_path, *SMALL)
     refuses("is a file", "train", text, "--out", text, *SMALL)
     refuses("the following arguments are required: --out", "train", text, *SMALL)
@@ -138,6 +177,9 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
     refuses("is no RUN: there is no such directory", "eval", tmp_path / "nowhere", text)
     refuses("the following arguments are required: RUN", "generate")
     refuses("the following arguments are required: FILES", "eval", run)
+    refuses("the following arguments are required: RUNS", "plot")
+    refuses("the following arguments are required: ACTION, FILES", "tokenizer")
+    refuses("is no RUN: it has no config.yaml", "plot", run, tmp_path, "--out", tmp_path / "runs.png")
     refuses("--temperature is -1.0; it must be at least 0", "generate", run, "--temperature=-1")
     refuses("--prompt is empty", "generate", run, "--prompt=")
 
@@ -151,7 +193,7 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
 
 @pytest.mark.parametrize("arguments", [[], ["paint"]])
 def test_no_command_or_an_unknown_one_is_one_line(refuses: Callable[..., None], arguments: list[str]) -> None:
-    refuses("{train,eval,generate}" if not arguments else "invalid choice: 'paint'", *arguments)
+    refuses("{train,eval,generate,plot,tokenizer}" if not arguments else "invalid choice: 'paint'", *arguments)
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_saved(
@@ -160,19 +202,20 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(
     """The disk fills up between the first and the second time that weights are saved."""
     out, fsync, saved = tmp_path / "new", os.fsync, []
 
-    def full_after_the_first_validation(descriptor: int) -> None:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode) and (out / "curves.png").exists():
+    def full_after_the_first_checkpoint(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and (out / "checkpoints" / "00000002").exists():
             saved.append((out / "model.safetensors").read_bytes())
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", full_after_the_first_validation)
+    monkeypatch.setattr(files.os, "fsync", full_after_the_first_checkpoint)
     assert cli.main(["train", str(text), "--out", str(out), *SMALL, "--eval-every=2"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "model.safetensors cannot be written: No space left on device" in error
     assert (out / "model.safetensors").read_bytes() == saved[0]
     assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoints",
         "config.yaml",
         "curves.png",
         "metrics.jsonl",
@@ -180,7 +223,19 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(
     ]
 
 
-def test_a_missing_extra_is_one_line(refuses: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_one_line(
+    refuses: Callable[..., None], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    refuses(
+        "pip install 'feedback-transformer-pytorch[wandb]'",
+        "train",
+        text,
+        "--out",
+        tmp_path / "new",
+        "--trackers",
+        "wandb",
+    )
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     refuses("pip install 'feedback-transformer-pytorch[train]'", "generate", "run")
 
@@ -227,6 +282,131 @@ def test_the_config_of_a_run_repeats_it(run: Path, tmp_path: Path) -> None:
     assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
+def test_a_switch_is_turned_on_and_off_by_name_and_in_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("recompute: true\n")
+    chosen = [
+        printed_config(capsys, *arguments)["recompute"]
+        for arguments in ([], ["--recompute"], [f"--config={file}"], [f"--config={file}", "--no-recompute"])
+    ]
+    assert chosen == [False, True, True, False]
+
+
+def test_a_list_is_given_by_name_and_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("heldout: [a.txt, b.txt]\ntrackers: [wandb]\n")
+    chosen = printed_config(capsys, f"--config={file}", "--heldout", "c.txt", "--out=run")
+    assert (chosen["heldout"], chosen["trackers"]) == (["c.txt"], ["wandb"])
+
+
+def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(
+    text: Path, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped, step = tmp_path / "stopped", loop.Trainer.step
+
+    def step_with_signal(self: loop.Trainer) -> Step:
+        if self.update == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", step_with_signal)
+        assert cli.main(["train", str(text), "--out", str(stopped), *SMALL]) == 128 + signal.SIGTERM
+    shown = capsys.readouterr().out
+    assert f"to go on: feedback-transformer train --resume --out {stopped}\n" in shown
+    assert cli.main(["train", "--resume", "--out", str(stopped)]) == 0
+    assert f"going on from {stopped}/checkpoints/00000003\n" in capsys.readouterr().out
+    assert metrics(stopped, "train", "loss") == metrics(run, "train", "loss")
+    assert (stopped / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_is_done_says_so_when_it_is_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(run)
+    assert cli.main(["train", "--resume", "--out", str(run)]) == 0
+    assert capsys.readouterr().out.endswith(f"{run} is done: 4 updates; choose another --out to train anew\n")
+    assert snapshot(run) == before
+
+
+def test_another_option_than_the_runs_is_one_line(refuses: Callable[..., None], run: Path, tmp_path: Path) -> None:
+    refuses("already holds a run, with --lr 0.001, not 0.5", "train", "--resume", "--out", run, "--lr=0.5")
+    refuses("already holds a run, with --recompute False, not True", "train", "--resume", "--out", run, "--recompute")
+    refuses("there is no run in ", "train", "--resume", "--out", tmp_path / "nowhere")
+
+
+def test_a_damaged_checkpoint_is_one_line(refuses: Callable[..., None], run: Path) -> None:
+    path = run / "checkpoints" / "00000004" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    refuses("00000004/optimizer.safetensors is damaged", "train", "--resume", "--out", run)
+
+
+def test_a_tokenizer_is_learnt_and_used_from_start_to_end(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refuses: Callable[..., None]
+) -> None:
+    tokenizer, out = tmp_path / "tokenizer.json", tmp_path / "run"
+    assert cli.main(["tokenizer", "train", str(text), "--out", str(tokenizer), "--vocab-size=300"]) == 0
+    assert capsys.readouterr().out == f"{tokenizer}: 300 tokens\n"
+    refuses("is there already; choose another --out", "tokenizer", "train", text, "--out", tokenizer)
+
+    train(text, "--out", out, "--tokenizer", tokenizer)
+    tokenizer.unlink()
+    text.write_bytes(text.read_bytes()[:1000])
+    capsys.readouterr()
+    assert cli.main(["eval", str(out), str(text)]) == 0
+    shown = capsys.readouterr().out
+    assert "bits/byte over 1,000 bytes (xz -9: " in shown
+    assert float(shown.split()[0]) < 8  # an untrained byte is 8 bits, and tokens are longer
+    assert cli.main(["generate", str(out), "--prompt=7 sheep", "--max-new-tokens=5"]) == 0
+    assert capsys.readouterr().out.startswith("7 sheep")
+
+
+def test_training_starts_from_another_run(text: Path, tmp_path: Path, run: Path, refuses: Callable[..., None]) -> None:
+    out, tokenizer = tmp_path / "new", tmp_path / "tokenizer.json"
+    train(text, "--out", out, "--init-from", run, "--model=feedback", "--lr=1e-30")
+    found, given = (Run.open(path).load_model(256).state_dict() for path in (out, run))
+    torch.testing.assert_close(dict(found), dict(given))
+    cli.main(["tokenizer", "train", str(text), "--out", str(tokenizer), "--vocab-size=300"])
+    other = ["--out", tmp_path / "other", "--init-from", run, *SMALL]
+    refuses("--init-from is ", "train", text, *other, "--tokenizer", tokenizer)
+    refuses("cannot start from this FeedbackTransformer", "train", text, *other, "--model=parallel")
+
+
+def test_documents_are_read_apart_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"body": f"{n} sheep and {n * n} goats went over the bridge.\n"}) for n in range(400)]
+    documents, few = tmp_path / "documents.jsonl", tmp_path / "few.jsonl"
+    documents.write_text("\n".join(lines))
+    few.write_text("\n".join(lines[:10]))
+    losses, shown = [], []
+    for switch in ("--reset-documents", "--no-reset-documents"):
+        out = tmp_path / switch
+        train(documents, "--text-field=body", f"--out={out}", switch, "--lr=1e-30")
+        losses.append(metrics(out, "train", "loss"))
+        capsys.readouterr()
+        assert cli.main(["eval", str(out), str(few)]) == 0
+        shown.append(capsys.readouterr().out)
+    assert all(apart != together for apart, together in zip(*losses, strict=True))
+    assert all("bits/byte over 426 bytes" in line for line in shown)
+    assert shown[0] != shown[1]
+
+
+def test_text_is_read_with_another_memory_length(text: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text.write_bytes(text.read_bytes()[:1000])
+    shown = []
+    for arguments in ([], ["--mem-len=16"], ["--mem-len=2"]):
+        assert cli.main(["eval", str(run), str(text), *arguments]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2]
+
+
+@pytest.mark.parametrize("x", ["update", "tokens", "seconds"])
+def test_runs_are_drawn_together(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], x: str) -> None:
+    other, picture = shutil.copytree(run, tmp_path / "other"), tmp_path / "runs.png"
+    assert cli.main(["plot", str(run), str(other), "--out", str(picture), f"--x={x}"]) == 0
+    assert capsys.readouterr().out == f"{picture}\n"
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         cli.main(["--version"])
@@ -237,7 +417,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_text_comes_from_standard_input_and_bf16_trains(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [*COMMAND, "train", "-", "--out", str(out), *SMALL, "--precision=bf16"]
-    done = subprocess.run(command, input=text.read_bytes(), capture_output=True, env=ONE_THREAD, check=False)
+    done = subprocess.run(command, input=text.read_bytes(), capture_output=True, env=one_thread(), check=False)
     assert done.stderr == b""
     assert done.returncode == 0
     assert (out / "model.safetensors").exists()
@@ -247,7 +427,7 @@ def test_ctrl_c_saves_the_weights(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [*COMMAND, "train", str(text), "--out", str(out), *SMALL, "--max-updates=1000000", "--eval-every=1000000"]
     with subprocess.Popen(
-        command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -263,7 +443,7 @@ def test_ctrl_c_saves_the_weights(text: Path, tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error(run: Path) -> None:
     command = [*COMMAND, "generate", str(run), "--max-new-tokens=100000"]
-    with subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.read(5)

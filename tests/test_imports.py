@@ -7,6 +7,7 @@ import feedback_transformer_pytorch
 
 ORDER = [
     "errors",
+    "files",
     "config",
     "memory",
     "segments",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import Case, cases, close
-from feedback_transformer_pytorch import FeedbackConfig, Memory
+from feedback_transformer_pytorch import FeedbackConfig, FeedbackDecoder, Memory
 
 
 @given(cases(), st.integers(0, 100))
@@ -115,7 +115,7 @@ def test_nothing_is_nan_when_a_row_sees_nothing(case: Case, how: str) -> None:
 @given(cases(seq_len=1))
 def test_every_layer_sees_the_top_of_the_token_before(case: Case) -> None:
     """With one token a segment the first layer of token t depends on the last layer's output for token t-1."""
-    config = dataclasses.replace(case.config, keep_last_hidden=True, mem_len=1)
+    config = dataclasses.replace(case.config, keep_last_hidden=True, norm_memory=False, mem_len=1)
     case = dataclasses.replace(case, config=config, memory_slots=0, time=2)
     model, x = case.model(), case.tokens()
     before = model(x)
@@ -167,3 +167,14 @@ def close_memories(a: Memory, b: Memory) -> None:
     assert (a.lengths is None) == (b.lengths is None)
     if a.lengths is not None and b.lengths is not None:
         assert torch.equal(a.lengths, b.lengths)
+
+
+def test_a_normed_memory_does_not_see_the_scale_of_the_states() -> None:
+    """With states of any size the keys stay as large as those of a normalised vector."""
+    torch.manual_seed(0)
+    decoder = FeedbackDecoder(dim=16, depth=2, mem_len=4, seq_len=1, heads=2, dim_head=8, norm_memory=True)
+    x = torch.randn(2, 6, 16)
+    _, memory = decoder(1e6 * x, return_memory=True)
+    bound = decoder.stack.to_kv.weight.norm(dim=1).max() * 16**0.5
+    assert memory.keys.abs().max() <= bound
+    assert memory.values.abs().max() <= bound

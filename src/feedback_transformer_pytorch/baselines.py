@@ -82,9 +82,10 @@ class _Places:
         # Without its own key, a query in padding would see nothing, and its softmax would be NaN.
         return hidden & (place[queries, None] != place[keys])
 
-    def visible(self, slots: int) -> Tensor:
-        """(B, slots) bool, which of the last places the next token may see."""
-        return (self.real & (self.document == self.document[:, -1:]))[:, self.real.shape[1] - slots :]
+    def visible(self, slots: int) -> Tensor | None:
+        """(B, slots) bool, which of the last places the next token may see; None if all."""
+        visible = (self.real & (self.document == self.document[:, -1:]))[:, self.real.shape[1] - slots :]
+        return None if bool(visible.all()) else visible
 
 
 class _Layer(nn.Module):
@@ -237,7 +238,7 @@ class ParallelTransformer(_WindowTransformer):
     In training it forgets all between calls: the memory it returns has no slots. In evaluation it keeps its window, as
     any Transformer that is served does.
 
-    Args: those of `FeedbackConfig`; `seq_len` and `keep_last_hidden` mean nothing here.
+    Args: those of `FeedbackConfig`; `seq_len`, `keep_last_hidden` and `norm_memory` mean nothing here.
 
     Raises:
         InputError: an argument is unknown or out of range, or `position` is not "t5".
@@ -254,7 +255,7 @@ class TransformerXL(_WindowTransformer):
     query sees exactly its last M tokens and itself, so that it does not matter where a text is split into calls. The
     caller detaches the memory (the paper's stop-gradient).
 
-    Args: those of `FeedbackConfig`; `seq_len` and `keep_last_hidden` mean nothing here.
+    Args: those of `FeedbackConfig`; `seq_len`, `keep_last_hidden` and `norm_memory` mean nothing here.
 
     Raises:
         InputError: an argument is unknown or out of range, or `position` is not "t5".

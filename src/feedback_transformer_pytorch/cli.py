@@ -1,4 +1,4 @@
-"""feedback-transformer train | eval | generate: options from dataclasses, every mistake of the user's in one line."""
+"""The command line: options from dataclasses, every mistake of the user's in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from .training.options import (
     EvalOptions,
     GenerateOptions,
     Options,
+    PlotOptions,
+    TokenizerOptions,
     TrainOptions,
+    default_of,
     flag,
     is_required,
     preset_file,
@@ -87,10 +90,29 @@ def generate(options: GenerateOptions) -> int:
     return 0
 
 
+def plot(options: PlotOptions) -> int:
+    """Draws the curves of several runs."""
+    from .training.commands import draw_runs
+
+    draw_runs(options)
+    print(options.out)
+    return 0
+
+
+def tokenizer(options: TokenizerOptions) -> int:
+    """Learns a tokenizer and says how large it became."""
+    from .training.commands import make_tokenizer
+
+    print(f"{options.out}: {make_tokenizer(options):,} tokens")
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "train": (TrainOptions, train, "train a model on text"),
     "eval": (EvalOptions, evaluate, "measure a model on text, in bits per byte"),
     "generate": (GenerateOptions, generate, "let a model continue a prompt"),
+    "plot": (PlotOptions, plot, "draw the curves of several runs"),
+    "tokenizer": (TokenizerOptions, tokenizer, "learn a tokenizer from text"),
 }
 
 
@@ -127,11 +149,18 @@ def _parser() -> Any:
 
 
 def _add_options(parser: Any, options: type[Options]) -> None:
+    from jsonargparse import ActionYesNo
+
     hints, abouts = get_type_hints(options), options.abouts()
     for field in dataclasses.fields(options):
         name, settings = field.name, {"type": hints[field.name], "help": abouts[field.name].help}
         if not abouts[name].positional:
-            settings |= {"required": True} if is_required(field) else {"default": field.default}
+            settings |= {"required": True} if is_required(field) else {"default": default_of(field)}
+            if hints[name] == list[str]:
+                settings |= {"type": str, "nargs": "+"}
+            elif hints[name] is bool:
+                settings = {"help": settings["help"], "default": field.default}
+                settings["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
             name = flag(name)
         elif hints[name] == list[str]:
             # With a default, argparse would let an empty command line win over the configuration file.
@@ -150,7 +179,16 @@ def _settings_first(arguments: list[str]) -> list[str]:
     early = argparse.ArgumentParser(prog=f"{PROGRAM} train", add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--preset")
     early.add_argument("--config", action="append", default=[])
+    early.add_argument("--resume", action="store_true")
+    early.add_argument("--out")
     settings, rest = early.parse_known_args(arguments[1:])
+    if settings.out is not None:
+        rest.append(f"--out={settings.out}")
+        own = Path(settings.out) / "config.yaml"
+        if settings.resume and own.is_file():
+            settings.config.insert(0, str(own))
+    if settings.resume:
+        rest.append("--resume")
     preset = settings.preset or next(filter(None, map(_preset_in, settings.config)), None)
     files = [str(preset_file(preset)), *settings.config] if preset else settings.config
     named = ["--preset", preset] if preset else []
@@ -184,7 +222,7 @@ def _reworded(text: str) -> str:
     """jsonargparse speaks of parser keys and Python types; a user knows options and values."""
     text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
     text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
-    text = re.sub(r"\b(?:eval|generate)\.(\w+)", lambda key: key[1].upper(), text)
+    text = re.sub(r"\b(?:eval|generate|plot|tokenizer)\.(\w+)", lambda key: key[1].upper(), text)
     text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)
     text = re.sub(r"(?:a )?<class '(\w+)'>", r"\1", text)
     return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")

@@ -30,6 +30,8 @@ class FeedbackConfig:
         attn_dropout: dropout on the attention probabilities.
         ff_dropout: dropout inside the feed-forward.
         keep_last_hidden: store the top layer in the memory instead of the learned mix of all layers.
+        norm_memory: normalise that mix before it is stored. Version 0.0.11 does not, and where segments are short its
+            states may then grow from token to token without bound.
         position: "t5", true distances in T5 buckets; "legacy", the bias of version 0.0.11, for its checkpoints.
 
     Raises:
@@ -47,6 +49,7 @@ class FeedbackConfig:
     attn_dropout: float = 0.0
     ff_dropout: float = 0.0
     keep_last_hidden: bool = False
+    norm_memory: bool = False
     position: Position = "t5"
 
     def __post_init__(self) -> None:
@@ -58,7 +61,8 @@ class FeedbackConfig:
             self._require(name, "a whole number of at least 1", lambda n: type(n) is int and n >= 1)
         for name in ("attn_dropout", "ff_dropout"):
             self._require(name, "a number from 0 up to but not including 1", _is_dropout)
-        self._require("keep_last_hidden", "True or False", lambda flag: type(flag) is bool)
+        for name in ("keep_last_hidden", "norm_memory"):
+            self._require(name, "True or False", lambda flag: type(flag) is bool)
         self._require("position", " or ".join(map(repr, get_args(Position))), lambda p: p in get_args(Position))
         self._require("kv_heads", f"a divisor of heads={self.heads}", lambda g: self.heads % g == 0)
 

@@ -44,6 +44,7 @@ class FeedbackDecoder(nn.Module):
         attn_dropout: float = 0.0,
         ff_dropout: float = 0.0,
         keep_last_hidden: bool = False,
+        norm_memory: bool = False,
         position: Position = "t5",
         implementation: Implementation = "auto",
         recompute: bool = False,
@@ -62,6 +63,7 @@ class FeedbackDecoder(nn.Module):
             attn_dropout=attn_dropout,
             ff_dropout=ff_dropout,
             keep_last_hidden=keep_last_hidden,
+            norm_memory=norm_memory,
             position=position,
         )
         self.stack = Stack(self.config)
@@ -182,6 +184,7 @@ class FeedbackTransformer(nn.Module):
         attn_dropout: float = 0.0,
         ff_dropout: float = 0.0,
         keep_last_hidden: bool = False,
+        norm_memory: bool = False,
         kv_heads: int | None = None,
         position: Position = "t5",
         implementation: Implementation = "auto",
@@ -200,6 +203,7 @@ class FeedbackTransformer(nn.Module):
             attn_dropout=attn_dropout,
             ff_dropout=ff_dropout,
             keep_last_hidden=keep_last_hidden,
+            norm_memory=norm_memory,
             position=position,
             implementation=implementation,
             recompute=recompute,

@@ -1,3 +1,6 @@
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -5,63 +8,132 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from feedback_transformer_pytorch.data import Streams, consecutive_blocks
+from feedback_transformer_pytorch.data import Block, Streams
+from feedback_transformer_pytorch.data.curriculum import Stage
 from feedback_transformer_pytorch.errors import InputError
 
-sizes = st.integers(1, 9)
+UPDATES = 20
 
 
-@given(batch_size=sizes, block_len=sizes, spare=st.integers(0, 200))
-def test_an_epoch_reads_every_stream_from_its_start(batch_size: int, block_len: int, spare: int) -> None:
-    tokens = np.arange(batch_size * (block_len + 1) + spare, dtype=np.uint16)
-    streams = Streams(tokens, batch_size=batch_size, block_len=block_len)
-    blocks = [streams.block(update) for update in range(streams.updates_per_epoch)]
-    inputs = torch.cat([block.inputs for block in blocks], dim=1)
-    targets = torch.cat([block.targets for block in blocks], dim=1)
+@dataclass(frozen=True)
+class Case:
+    """A text whose token n is the number n, so that tokens say where they stand."""
 
-    # Token n is the number n, so a stream is its first token and what counts up from it.
-    stream_len = len(tokens) // batch_size
-    starts = torch.arange(batch_size)[:, None] * stream_len
-    torch.testing.assert_close(inputs, starts + torch.arange(inputs.shape[1]))
-    torch.testing.assert_close(targets, inputs + 1)
-    assert stream_len - block_len <= inputs.shape[1] < stream_len
-    assert all(block.inputs.shape == block.targets.shape == (batch_size, block_len) for block in blocks)
-    assert [block.restarts for block in blocks] == [True] + [False] * (len(blocks) - 1)
+    batch_size: int
+    stages: Sequence[Stage]
+    num_tokens: int
+    documents: Sequence[int] = ()
 
+    def streams(self, rows: range | None = None) -> Streams:
+        return Streams(
+            np.arange(self.num_tokens),
+            batch_size=self.batch_size,
+            stages=self.stages,
+            rows=rows,
+            documents=np.array(self.documents, np.int64) if self.documents else None,
+        )
 
-@given(update=st.integers(0, 100))
-def test_a_block_depends_on_its_update_number_alone(update: int) -> None:
-    tokens = np.random.default_rng(0).integers(0, 256, 100).astype(np.uint8)
-    walked = Streams(tokens, batch_size=3, block_len=4)
-    for earlier in range(update):
-        walked.block(earlier)
-    resumed = Streams(tokens, batch_size=3, block_len=4)
-    first_epoch = resumed.block(update % resumed.updates_per_epoch)
-    for block in (walked.block(update), first_epoch):
-        assert torch.equal(block.inputs, resumed.block(update).inputs)
-        assert torch.equal(block.targets, resumed.block(update).targets)
-        assert block.restarts == (update % resumed.updates_per_epoch == 0)
+    def walk(self) -> list[range]:
+        """What each update reads of every stream, found by reading on from update to update."""
+        places = [range(0)]
+        for update in range(UPDATES):
+            block_len = [stage.block_len for stage in self.stages if stage.first <= update][-1]
+            start = places[-1].stop
+            if start + block_len + 1 > self.num_tokens // self.batch_size:
+                start = 0
+            places.append(range(start, start + block_len))
+        return places[1:]
 
 
-@given(batch_size=st.integers(2, 9), data=st.data())
-def test_processes_share_the_streams_out(batch_size: int, data: st.DataObject) -> None:
-    tokens = np.arange(batch_size * 20)
-    cut = data.draw(st.integers(1, batch_size - 1))
-    parts = [
-        Streams(tokens, batch_size=batch_size, block_len=6, rows=rows) for rows in (range(cut), range(cut, batch_size))
-    ]
-    whole = Streams(tokens, batch_size=batch_size, block_len=6)
-    for update in range(whole.updates_per_epoch):
-        blocks = [part.block(update) for part in parts]
-        assert torch.equal(torch.cat([block.inputs for block in blocks]), whole.block(update).inputs)
-        assert torch.equal(torch.cat([block.targets for block in blocks]), whole.block(update).targets)
+@st.composite
+def cases(draw: st.DrawFn, documents: bool = False) -> Case:
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    updates = st.integers(1, UPDATES)
+    firsts = draw(st.lists(updates, min_size=len(lengths) - 1, max_size=len(lengths) - 1, unique=True))
+    batch_size = draw(st.integers(1, 5))
+    num_tokens = batch_size * (max(lengths) + 1) + draw(st.integers(0, 150))
+    starts = st.lists(st.integers(0, num_tokens - 1), min_size=1, max_size=20, unique=True)
+    return Case(
+        batch_size,
+        [Stage(first, length) for first, length in zip([0, *sorted(firsts)], lengths, strict=True)],
+        num_tokens,
+        sorted(draw(starts)) if documents else (),
+    )
+
+
+def one_stage(num_tokens: int, *, batch_size: int = 4, block_len: int = 8) -> Streams:
+    return Streams(np.arange(num_tokens), batch_size=batch_size, stages=[Stage(0, block_len)])
+
+
+@given(case=cases())
+def test_every_stream_is_read_on_and_on_and_begins_again_at_its_end(case: Case) -> None:
+    streams = case.streams()
+    starts = torch.arange(case.batch_size)[:, None] * (case.num_tokens // case.batch_size)
+    for update, place in enumerate(case.walk()):
+        block = streams.block(update)
+        assert torch.equal(block.inputs, starts + torch.tensor(place))
+        assert torch.equal(block.targets, block.inputs + 1)
+        assert block.restarts == (place.start == 0)
+        assert block.reset is None
+
+
+@given(case=cases())
+def test_all_tokens_before_an_update_are_counted(case: Case) -> None:
+    streams = case.streams()
+    lengths = [len(place) for place in case.walk()]
+    for update in range(UPDATES):
+        assert streams.tokens_before(update) == case.batch_size * sum(lengths[:update])
+
+
+@given(case=cases(documents=True))
+def test_the_memory_is_reset_where_documents_start(case: Case) -> None:
+    streams = case.streams()
+    for update in range(UPDATES):
+        block = streams.block(update)
+        expected = torch.isin(block.inputs, torch.tensor(case.documents))
+        assert torch.equal(flags(block), expected)
+        assert (block.reset is None) == (not expected.any())
+
+
+@given(case=cases(documents=True), data=st.data())
+def test_processes_share_the_streams_out(case: Case, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(1, case.batch_size - 1)))) if case.batch_size > 1 else []
+    bounds = [0, *cuts, case.batch_size]
+    parts = [case.streams(range(start, stop)) for start, stop in itertools.pairwise(bounds)]
+    whole = case.streams()
+    for update in range(UPDATES):
+        assert_together([part.block(update) for part in parts], whole.block(update))
+
+
+@given(case=cases(documents=True), groups=st.integers(1, 4), streams=st.integers(1, 3))
+def test_groups_are_the_block_in_order(case: Case, groups: int, streams: int) -> None:
+    case = Case(groups * streams, case.stages, case.num_tokens + 10 * groups * streams, case.documents)
+    for update in range(UPDATES):
+        block = case.streams().block(update)
+        found = block.groups(groups)
+        assert [len(group.inputs) for group in found] == [streams] * groups
+        assert all(group.reset is None or group.reset.any() for group in found)
+        assert_together(found, block)
+
+
+def flags(block: Block) -> Tensor:
+    return torch.zeros_like(block.inputs, dtype=torch.bool) if block.reset is None else block.reset
+
+
+def assert_together(parts: Sequence[Block], whole: Block) -> None:
+    assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
+    assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
+    assert torch.equal(torch.cat([flags(part) for part in parts]), flags(whole))
+    assert {part.restarts for part in parts} == {whole.restarts}
 
 
 def test_a_block_is_the_callers_own(tmp_path: Path) -> None:
     path = tmp_path / "tokens.bin"
     np.arange(40, dtype=np.int64).tofile(path)
-    streams = Streams(np.memmap(path, dtype=np.int64, mode="r"), batch_size=2, block_len=5)
+    tokens = np.memmap(path, dtype=np.int64, mode="r")
+    streams = Streams(tokens, batch_size=2, stages=[Stage(0, 5)])
     block = streams.block(1)
     assert block.inputs.is_contiguous()
     assert block.targets.is_contiguous()
@@ -71,42 +143,29 @@ def test_a_block_is_the_callers_own(tmp_path: Path) -> None:
 
 
 def test_a_text_one_token_too_short_is_refused_with_what_to_do() -> None:
-    assert Streams(np.zeros(36, np.uint8), batch_size=4, block_len=8).updates_per_epoch == 1
+    assert [one_stage(36).block(update).restarts for update in range(2)] == [True, True]
     with pytest.raises(InputError, match=r"has 35 tokens, but one update takes 36.*--batch-size or --block-len"):
-        Streams(np.zeros(35, np.uint8), batch_size=4, block_len=8)
+        one_stage(35)
+
+
+def test_the_longest_stage_says_how_much_text_is_needed() -> None:
+    with pytest.raises(InputError, match=r"has 35 tokens, but one update takes 36"):
+        Streams(np.arange(35), batch_size=4, stages=[Stage(0, 4), Stage(2, 8)])
 
 
 @pytest.mark.parametrize("rows", [range(0), range(2, 5), range(-1, 2), range(0, 4, 2), range(3, -1, -1)])
 def test_rows_that_are_not_consecutive_streams_are_refused(rows: range) -> None:
     with pytest.raises(InputError, match=r"of 4 streams"):
-        Streams(np.arange(100), batch_size=4, block_len=8, rows=rows)
+        Streams(np.arange(100), batch_size=4, stages=[Stage(0, 8)], rows=rows)
 
 
 @pytest.mark.parametrize(("batch_size", "block_len"), [(0, 8), (4, 0), (-1, 8)])
 def test_sizes_below_one_are_refused(batch_size: int, block_len: int) -> None:
     with pytest.raises(InputError, match="1 or more"):
-        Streams(np.arange(100), batch_size=batch_size, block_len=block_len)
+        one_stage(100, batch_size=batch_size, block_len=block_len)
 
 
 @pytest.mark.parametrize("tokens", [np.zeros((10, 10), np.uint8), np.zeros(100, np.float32)])
 def test_anything_but_a_row_of_integers_is_refused(tokens: np.ndarray) -> None:
     with pytest.raises(InputError, match="integers in one dimension"):
-        Streams(tokens, batch_size=4, block_len=8)
-    with pytest.raises(InputError, match="integers in one dimension"):
-        consecutive_blocks(tokens, 8)
-
-
-@given(num_tokens=st.integers(2, 60), block_len=st.integers(1, 20))
-def test_every_token_but_the_first_is_predicted_once(num_tokens: int, block_len: int) -> None:
-    blocks = list(consecutive_blocks(np.arange(num_tokens, dtype=np.uint8), block_len))
-    targets = torch.cat([block.targets for block in blocks], dim=1)
-    assert targets.tolist() == [list(range(1, num_tokens))]
-    assert all(torch.equal(block.inputs, block.targets - 1) for block in blocks)
-    assert all(block.targets.shape == (1, block_len) for block in blocks[:-1])
-    assert [block.restarts for block in blocks] == [True] + [False] * (len(blocks) - 1)
-
-
-@pytest.mark.parametrize(("num_tokens", "block_len", "message"), [(1, 8, "takes 2"), (0, 8, "takes 2"), (9, 0, "1 or")])
-def test_too_little_to_evaluate_is_refused_at_the_call(num_tokens: int, block_len: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        consecutive_blocks(np.zeros(num_tokens, np.uint8), block_len)
+        Streams(tokens, batch_size=4, stages=[Stage(0, 8)])

@@ -68,3 +68,21 @@ def test_undecodable_bytes_of_the_command_line_come_back() -> None:
 def test_other_surrogates_are_refused_with_their_place() -> None:
     with pytest.raises(InputError, match=r"'\\ud800' at position 2"):
         tokenizer.encode("ab\ud800")
+
+
+@given(st.lists(st.binary()))
+def test_a_batch_is_its_texts_one_by_one(batch: list[bytes]) -> None:
+    tokens = tokenizer.encode_batch(batch)
+    assert [tokenizer.decode_bytes(text) for text in tokens] == batch
+    assert all(text.dtype == tokenizer.dtype for text in tokens)
+
+
+@given(st.binary())
+def test_bytes_come_back_from_whatever_holds_the_tokens(raw: bytes) -> None:
+    for tokens in (list(raw), np.array(list(raw), np.int64), tokenizer.encode(raw)[::1], torch.tensor(list(raw))):
+        assert tokenizer.decode_bytes(tokens) == raw
+
+
+def test_bytes_need_no_tokenizer_json() -> None:
+    assert tokenizer.to_json() is None
+    assert tokenizer.fingerprint == "bytes"

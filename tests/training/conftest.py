@@ -1,8 +1,16 @@
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from feedback_transformer_pytorch.data import Streams
+from feedback_transformer_pytorch.data.curriculum import stages
+from feedback_transformer_pytorch.training.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.processes import Processes
+from feedback_transformer_pytorch.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -29,3 +37,37 @@ def options(tmp_path: Path) -> TrainOptions:
         sample_len=10,
         log_every=2,
     )
+
+
+@pytest.fixture
+def processes() -> Processes:
+    """This one alone."""
+    return Processes()
+
+
+@pytest.fixture
+def streams_of() -> Callable[[TrainOptions], Streams]:
+    """Cuts the first 400 bytes of the text, a few updates' worth, into streams; documents are 33 bytes each."""
+
+    def cut(options: TrainOptions) -> Streams:
+        return Streams(
+            np.frombuffer(Path(options.files[0]).read_bytes()[:400], dtype=np.uint8),
+            batch_size=options.batch_size,
+            stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
+            documents=np.arange(0, 400, 33) if options.reset_documents else None,
+        )
+
+    return cut
+
+
+@pytest.fixture
+def trainer_of(
+    streams_of: Callable[[TrainOptions], Streams], processes: Processes
+) -> Callable[[TrainOptions], Trainer]:
+    """Makes a trainer of a fresh model on these streams."""
+
+    def make(options: TrainOptions) -> Trainer:
+        torch.manual_seed(options.seed)
+        return Trainer(options, build_model(options, 256), streams_of(options), processes)
+
+    return make

@@ -19,6 +19,11 @@ def test_without_warm_up_or_within_it_the_learning_rate_is_defined() -> None:
     assert learning_rate(4, peak=2.0, warmup_updates=5, max_updates=5) == 2.0
 
 
+def test_without_decay_the_learning_rate_stays_after_its_rise() -> None:
+    rates = [learning_rate(update, peak=2.0, warmup_updates=4, max_updates=9, decay="none") for update in range(10)]
+    assert rates == [0.5, 1.0, 1.5, *[2.0] * 7]
+
+
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
     optimizer = build_optimizer(model, lr=0.1, weight_decay=0.5)

@@ -6,6 +6,7 @@ import yaml
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.options import (
     GenerateOptions,
+    TokenizerOptions,
     TrainOptions,
     preset_file,
     preset_names,
@@ -26,6 +27,13 @@ from feedback_transformer_pytorch.training.options import (
         ("kv_heads", "many", "--kv-heads is 'many'; it must be a whole number or null"),
         ("precision", "fp16", "--precision is 'fp16'; it must be 'fp32' or 'bf16'"),
         ("files", "a.txt", "--files is 'a.txt'; it must be a list of texts"),
+        ("recompute", 1, "--recompute is 1; it must be true or false"),
+        ("trackers", ["paper"], "--trackers has 'paper'; it must be of tensorboard, wandb, trackio"),
+        ("accumulate", 5, "--accumulate is 5; it must divide --batch-size 32"),
+        ("first_block_len", 128, "--first-block-len is 128; it must be below --block-len 128"),
+        ("first_block_len", 64, "--curriculum-updates is 0; "),
+        ("checkpoint_minutes", 0, "--checkpoint-minutes is 0; it must be above 0"),
+        ("keep", 0, "--keep is 0; it must be at least 1"),
         ("seq_len", 3, "--block-len is 128; it must be a multiple of --seq-len 3"),
     ],
 )
@@ -33,6 +41,16 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: object, m
     with pytest.raises(InputError) as raised:
         TrainOptions(out="run", **{name: value})
     assert message in str(raised.value)
+
+
+def test_short_blocks_have_whole_segments_too() -> None:
+    with pytest.raises(InputError, match="--first-block-len is 6; it must be a multiple of --seq-len 4"):
+        TrainOptions(out="run", seq_len=4, first_block_len=6, curriculum_updates=100)
+
+
+def test_a_vocabulary_has_all_bytes() -> None:
+    with pytest.raises(InputError, match="--vocab-size is 255; it must be at least 256"):
+        TokenizerOptions(action="train", files=["text.txt"], vocab_size=255)
 
 
 def test_a_mistake_in_generation_is_named() -> None:
@@ -64,5 +82,5 @@ def test_presets_are_valid(name: str) -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(InputError, match="--preset is 'huge'; it must be demo or tiny"):
+    with pytest.raises(InputError, match="--preset is 'huge'; it must be algorithmic-3 or algorithmic-5 or demo or"):
         preset_file("huge")

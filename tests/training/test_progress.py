@@ -1,4 +1,6 @@
 import io
+import re
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +13,17 @@ from feedback_transformer_pytorch.training.progress import TrainingProgress, pri
 from feedback_transformer_pytorch.training.validation import XzFigures
 
 INTERVAL = Interval(
-    update=5, loss=1.5, bits_per_byte=2.164, grad_norm=0.3, lr=0.001, tokens_per_second=12345.6, seconds_left=100
+    update=5,
+    tokens=320,
+    seconds=2.5,
+    loss=1.5,
+    bits_per_byte=2.164,
+    grad_norm=0.3,
+    lr=0.001,
+    tokens_per_second=12345.6,
+    peak_memory_bytes=2**30,
+    skipped=0,
+    seconds_left=100,
 )
 
 
@@ -40,6 +52,27 @@ def test_on_a_terminal_there_is_a_bar(options: TrainOptions, monkeypatch: pytest
         progress.interval(INTERVAL)
     assert "5/6" in terminal.getvalue()
     assert "12,346 tokens/s  0:01:40 left" in terminal.getvalue()
+
+
+def test_a_bar_counts_the_bytes_that_are_read(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+
+    def console(**settings: Any) -> Console:
+        return Console(**settings, file=terminal, force_terminal=True, width=120, legacy_windows=False)
+
+    monkeypatch.setattr(module, "Console", console)
+    with TrainingProgress(options) as progress, progress.reading() as on_progress:
+        on_progress(617, 1234)
+        while not re.search("bytes read .*617/1234", terminal.getvalue()):  # it is drawn ten times a second
+            time.sleep(0.01)
+
+
+def test_a_process_that_is_not_the_main_one_is_quiet(options: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress(options, quiet=True) as progress, progress.reading() as on_progress:
+        on_progress(1, 2)
+        progress.say("said")
+        progress.interval(INTERVAL)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_training_text_beyond_the_reach_of_xz_is_said(

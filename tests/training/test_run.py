@@ -6,23 +6,24 @@ import pytest
 import torch
 import yaml
 
+from feedback_transformer_pytorch.data import ByteTokenizer, train_bpe
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
-from feedback_transformer_pytorch.training.run import Run
+from feedback_transformer_pytorch.training.run import Run, find
 
 
 @pytest.fixture
 def run(options: TrainOptions) -> Run:
-    run = Run.create(options)
-    run.save_weights(build_model(options, 256))
+    run = Run.create(options, ByteTokenizer())
+    run.save_weights(build_model(options, 256).state_dict())
     return run
 
 
 def test_weights_and_options_come_back(options: TrainOptions) -> None:
-    run = Run.create(options)
+    run = Run.create(options, ByteTokenizer())
     model = build_model(options, 256)
-    run.save_weights(model)
+    run.save_weights(model.state_dict())
     opened = Run.open(run.path)
     assert opened.options == options
     loaded = opened.load_model(256)
@@ -42,15 +43,87 @@ def test_metrics_come_back_line_by_line(run: Run) -> None:
     assert [record["update"] for record in run.metrics()] == [1, 2]
 
 
-def test_a_place_that_is_taken_is_refused(run: Run, options: TrainOptions, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run already holds a run; choose another --out"):
-        Run.create(options)
+def test_metrics_are_cut_where_the_checkpoint_was(run: Run) -> None:
+    run.log({"kind": "train", "update": 1})
+    length = run.synced_metrics()
+    run.log({"kind": "train", "update": 2})
+    run.cut_metrics(length)
+    assert [record["update"] for record in run.metrics()] == [1]
+    with pytest.raises(InputError, match=f"it has {length} bytes, the checkpoint knows {length + 1}"):
+        run.cut_metrics(length + 1)
+
+
+def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
+    assert run.metrics() == []
+    assert run.synced_metrics() == 0
+    run.cut_metrics(0)
+    assert run.metrics() == []
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b"3", b"\xff"])
+def test_a_damaged_line_of_metrics_is_named(run: Run, line: bytes) -> None:
+    (run.path / "metrics.jsonl").write_bytes(b'{"kind": "xz"}\n' + line + b"\n")
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; mend the line or delete it"):
+        run.metrics()
+
+
+def test_the_tokenizer_of_a_run_comes_back(run: Run, options: TrainOptions, tmp_path: Path) -> None:
+    assert isinstance(run.tokenizer(), ByteTokenizer)
+    tokenizer = train_bpe(options.files, 300)
+    other = Run.create(dataclasses.replace(options, out=str(tmp_path / "other")), tokenizer)
+    assert Run.open(other.path).tokenizer().fingerprint == tokenizer.fingerprint
+    (other.path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="tokenizer.json': the content is not a tokenizer.json"):
+        other.tokenizer()
+
+
+def test_a_run_with_the_same_options_goes_on(run: Run, options: TrainOptions) -> None:
+    found = find(dataclasses.replace(options, resume=True, files=["elsewhere.txt"], keep=5, checkpoint_every=3))
+    assert (found.path, found.options) == (run.path, options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.5}, "with --lr 0.01, not 0.5; choose another --out, or give --resume and no other options"),
+        ({"seed": 3}, "with --seed 0, not 3"),
+        ({"kv_heads": 1}, "with --kv-heads None, not 1"),
+        ({"max_updates": 7, "eval_every": 3}, "with --max-updates 6, not 7"),
+    ],
+)
+def test_a_run_with_other_options_does_not(
+    run: Run, options: TrainOptions, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"run already holds a run, {message}"):
+        find(dataclasses.replace(options, **changes))
+
+
+def test_a_place_where_no_run_is_or_can_be_is_refused(options: TrainOptions, tmp_path: Path) -> None:
+    assert find(options) is None
+    with pytest.raises(InputError, match="there is no run in .*run to resume; give the directory of one as --out"):
+        find(dataclasses.replace(options, resume=True))
     with pytest.raises(InputError, match="is not empty and holds no run; choose another --out"):
-        Run.create(dataclasses.replace(options, out=str(tmp_path)))
+        find(dataclasses.replace(options, out=str(tmp_path)))
     with pytest.raises(InputError, match="is a file; choose another --out"):
-        Run.create(dataclasses.replace(options, out=options.files[0]))
+        find(dataclasses.replace(options, out=options.files[0]))
     with pytest.raises(InputError, match="cannot be written: Not a directory"):
-        Run.create(dataclasses.replace(options, out=options.files[0] + "/run"))
+        Run.create(dataclasses.replace(options, out=options.files[0] + "/run"), ByteTokenizer())
+
+
+def test_what_a_crash_left_is_in_nobodys_way(run: Run, options: TrainOptions) -> None:
+    for name in ("model.safetensors.part", "checkpoints/00000003.part/state.json"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_bytes(b"half")
+    run.clean()
+    assert sorted(entry.name for entry in run.path.rglob("*")) == ["checkpoints", "config.yaml", "model.safetensors"]
+    (run.path / "config.yaml").rename(run.path / "config.yaml.part")
+    (run.path / "model.safetensors").unlink()
+    (run.path / "checkpoints").rmdir()
+    assert find(options) is None
+
+
+def test_another_memory_length_may_be_asked_for(run: Run) -> None:
+    assert (run.load_model(256).config.mem_len, run.load_model(256, 5).config.mem_len) == (16, 5)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -82,6 +155,14 @@ def test_missing_weights_are_named(run: Run) -> None:
     run.weights.unlink()
     with pytest.raises(InputError, match="has no weights yet"):
         run.load_model(256)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(run: Run) -> None:
+    whole = run.weights.read_bytes()
+    for place in range(0, len(whole), len(whole) // 50):
+        run.weights.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="model.safetensors"):
+            run.load_model(256)
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -1])

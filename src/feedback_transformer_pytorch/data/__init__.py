@@ -1,14 +1,23 @@
 """Text, tokenizers and token streams."""
 
+from .bpe import BpeTokenizer as BpeTokenizer
+from .bpe import train_bpe as train_bpe
 from .compression import xz_bits_per_byte as xz_bits_per_byte
+from .corpus import Corpus as Corpus
+from .corpus import default_corpus as default_corpus
+from .corpus import read_corpus as read_corpus
+from .documents import Piece as Piece
+from .documents import read_pieces as read_pieces
+from .documents import read_text as read_text
+from .load_tokenizer import load_tokenizer as load_tokenizer
 from .standard_library import standard_library_text as standard_library_text
+from .store import Progress as Progress
+from .store import default_cache as default_cache
+from .store import tokenize as tokenize
 from .streams import Block as Block
 from .streams import Streams as Streams
-from .streams import consecutive_blocks as consecutive_blocks
-from .text import Corpus as Corpus
-from .text import default_corpus as default_corpus
-from .text import read_corpus as read_corpus
-from .text import read_text as read_text
+from .text import Text as Text
+from .text import encode_text as encode_text
 from .tokenizer import ByteTokenizer as ByteTokenizer
 from .tokenizer import StreamDecoder as StreamDecoder
 from .tokenizer import Tokenizer as Tokenizer

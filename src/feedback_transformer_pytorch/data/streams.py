@@ -5,7 +5,7 @@ Axis letters: B streams (rows of the batch), T tokens in a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .curriculum import Stage
 
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -27,84 +28,112 @@ class Block:
         inputs: (B, T) int64.
         targets: (B, T) int64, the token after each input.
         restarts: the block does not continue the one before it; a memory carried from there must be dropped.
+        reset: (B, T) bool, True where a document starts; None where none does.
     """
 
     inputs: Tensor
     targets: Tensor
     restarts: bool
+    reset: Tensor | None = None
+
+    def groups(self, count: int) -> list[Block]:
+        """The block in `count` parts of equally many streams, in order."""
+        resets = [None] * count if self.reset is None else self.reset.chunk(count)
+        return [
+            Block(inputs, targets, self.restarts, None if reset is None or not reset.any() else reset)
+            for inputs, targets, reset in zip(self.inputs.chunk(count), self.targets.chunk(count), resets, strict=True)
+        ]
 
 
 class Streams:
     """A text cut into equally long contiguous streams, read side by side in blocks.
 
     What a block holds is a function of the update number alone, so that number is all that a resumed run needs. After
-    an epoch all streams begin again at their start. Fewer than `block_len` tokens at the end of each stream, and
-    fewer than `batch_size` at the end of the text, fill no block and are never read.
+    an epoch all streams begin again at their start. At the end of each stream what fills no block is never read, nor
+    are fewer than `batch_size` tokens at the end of the text.
 
     Args:
         tokens: (N,) integers; a `np.memmap` is read only where a block needs it.
         batch_size: number of streams, over all processes.
-        block_len: T, tokens that each stream advances in an update.
+        stages: how many tokens each stream advances in an update, T (see `curriculum.stages`).
         rows: the streams that this process reads, B of them; all by default.
-
-    Attributes:
-        updates_per_epoch: number of blocks from the start of the streams to their end.
+        documents: (K,) sorted indices of `tokens` where documents start and the memory is to be reset.
 
     Raises:
         InputError: the text is too short for one update, or an argument is out of range.
     """
 
-    def __init__(self, tokens: Tokens, *, batch_size: int, block_len: int, rows: range | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        batch_size: int,
+        stages: Sequence[Stage],
+        rows: range | None = None,
+        documents: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         _check_tokens(tokens)
-        if batch_size < 1 or block_len < 1:
-            raise InputError(f"batch_size is {batch_size} and block_len {block_len}; give 1 or more for each")
+        longest = max(stage.block_len for stage in stages)
+        if batch_size < 1 or min(stage.block_len for stage in stages) < 1:
+            raise InputError(f"batch_size is {batch_size} and block_len {longest}; give 1 or more for each")
         rows = range(batch_size) if rows is None else rows
         if not rows or rows.step != 1 or rows.start < 0 or rows.stop > batch_size:
             raise InputError(
                 f"rows is {rows} of {batch_size} streams; give every process consecutive streams, one at least, "
                 f"within range(0, {batch_size})"
             )
-        needed = batch_size * (block_len + 1)
+        needed = batch_size * (longest + 1)
         if len(tokens) < needed:
             raise InputError(
                 f"the text has {len(tokens)} tokens, but one update takes {needed} "
-                f"(batch size {batch_size} x (block length {block_len} + 1)); "
+                f"(batch size {batch_size} x (block length {longest} + 1)); "
                 "give a smaller --batch-size or --block-len, or more text"
             )
-        stream_len = len(tokens) // batch_size
-        self.updates_per_epoch = (stream_len - 1) // block_len
-        self._block_len = block_len
-        self._streams = tokens[: batch_size * stream_len].reshape(batch_size, stream_len)[rows.start : rows.stop]
+        self.rows, self.batch_size = rows, batch_size
+        self._stages, self._documents = list(stages), documents
+        self._stream_len = len(tokens) // batch_size
+        self._streams = tokens[: batch_size * self._stream_len].reshape(batch_size, self._stream_len)
+        self._starts = [0]  # where in the streams each stage begins
+        for stage in stages[1:]:
+            start, block_len = self._place(stage.first - 1)
+            self._starts.append(start + block_len)
 
     def block(self, update: int) -> Block:
-        """Return the block of `update`, counted from 0.
+        """Return the block of `update`, counted from 0: tokens of each stream, the last one as a target only."""
+        start, block_len = self._place(update)
+        window = self._streams[self.rows.start : self.rows.stop, start : start + block_len + 1]
+        return _block(window, restarts=start == 0, reset=self._reset(start, block_len))
 
-        As the k-th of its epoch it reads tokens k*T to k*T + T, the last one as a target only, of each stream.
-        """
-        k = update % self.updates_per_epoch
-        start = k * self._block_len
-        return _block(self._streams[:, start : start + self._block_len + 1], restarts=k == 0)
+    def tokens_before(self, update: int) -> int:
+        """How many tokens all streams together have read as inputs when `update` begins."""
+        ends = [stage.first for stage in self._stages[1:]] + [update]
+        counts = (
+            (min(end, update) - stage.first) * stage.block_len
+            for stage, end in zip(self._stages, ends, strict=True)
+            if stage.first < update
+        )
+        return self.batch_size * sum(counts)
 
+    def _place(self, update: int) -> tuple[int, int]:
+        """Where in the streams the block of `update` starts, and its length."""
+        at = max(index for index in range(len(self._starts)) if self._stages[index].first <= update)
+        first, block_len = self._stages[at]
+        block = update - first
+        left = (self._stream_len - 1 - self._starts[at]) // block_len  # blocks to the end of the epoch it begins in
+        if block < left:
+            return self._starts[at] + block * block_len, block_len
+        per_epoch = (self._stream_len - 1) // block_len
+        return (block - left) % per_epoch * block_len, block_len
 
-def consecutive_blocks(tokens: Tokens, block_len: int) -> Iterator[Block]:
-    """Read one text from start to end in blocks of one row, so that every token but the first is a target once.
-
-    Args:
-        tokens: (N,) integers.
-        block_len: T; the last block has what is left, one token at least.
-
-    Raises:
-        InputError: there are fewer than two tokens, or `block_len` is less than one.
-    """
-    _check_tokens(tokens)
-    if block_len < 1:
-        raise InputError(f"block_len is {block_len}; give 1 or more")
-    if len(tokens) < 2:
-        raise InputError(f"the text has {len(tokens)} tokens, but to predict one takes 2; give more text")
-    return (
-        _block(tokens[None, start : start + block_len + 1], restarts=start == 0)
-        for start in range(0, len(tokens) - 1, block_len)
-    )
+    def _reset(self, start: int, block_len: int) -> Tensor | None:
+        if self._documents is None:
+            return None
+        reset = torch.zeros(len(self.rows), block_len, dtype=torch.bool)
+        for row, stream in enumerate(self.rows):
+            first = stream * self._stream_len + start
+            found = slice(*np.searchsorted(self._documents, (first, first + block_len)))
+            reset[row, torch.from_numpy(self._documents[found] - first)] = True
+        return reset if reset.any() else None
 
 
 def _check_tokens(tokens: Tokens) -> None:
@@ -112,9 +141,9 @@ def _check_tokens(tokens: Tokens) -> None:
         raise InputError(f"tokens have shape {tokens.shape} and type {tokens.dtype}; give integers in one dimension")
 
 
-def _block(window: Tokens, *, restarts: bool) -> Block:
+def _block(window: Tokens, *, restarts: bool, reset: Tensor | None = None) -> Block:
     """Split a (B, T + 1) window into inputs and targets, each in memory of its own."""
-    return Block(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts)
+    return Block(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts, reset)
 
 
 def _to_tensor(tokens: Tokens) -> Tensor:

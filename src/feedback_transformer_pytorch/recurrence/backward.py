@@ -20,6 +20,9 @@ class _Chunk(NamedTuple):
 
     segments: list[Segment]
     states: Tensor  # (L+1, Rc, D)
+    mixed: Tensor  # (Rc, D), before the memory's norm
+    stored: Tensor  # (Rc, D), after it
+    moments: tuple[Tensor, Tensor] | None  # (Rc, 1), that norm's mean and inverse deviation
     values: Values
     masks: Masks
     steps: list[list[Step]]
@@ -38,6 +41,7 @@ class _StepGradients(NamedTuple):
     middles: Tensor
     mixed: Tensor
     kv: Tensor
+    mix: tuple[Tensor, Tensor, Tensor] | None  # what was mixed (R, D), and the moments (R, 1)
     q: Tensor  # (L, R, H*E)
     probabilities: Tensor  # (L, BG, Q, n + own), after dropout
 
@@ -100,9 +104,14 @@ class _BackwardWalk:
         if values is None:
             self._again(segments, states, values_here, steps)
         width = 2 * self.walk.config.kv_dim
+        mixed = self.walk.mix(states)
+        stored, *moments = (mixed,) if self.walk.memory_norm is None else self.walk.memory_norm.again(mixed)
         return _Chunk(
             segments=segments,
             states=states,
+            mixed=mixed,
+            stored=stored.to(layout.precision.products),
+            moments=(moments[0], moments[1]) if moments else None,
             values=values_here,
             masks=masks,
             steps=steps,
@@ -147,6 +156,7 @@ class _BackwardWalk:
                 chunk.grad_middles.split(counts, dim=1),
                 chunk.grad_mixed.split(counts),
                 chunk.grad_kv.split(counts),
+                self._mixes(chunk, counts),
                 chunk.values.q.split(counts, dim=1),
                 layout.scores(chunk.segments, dropped),
                 strict=True,
@@ -165,6 +175,13 @@ class _BackwardWalk:
                 self._step(block[place], place, index, parts[index], *room)
             self.memory.end()
 
+    @staticmethod
+    def _mixes(chunk: _Chunk, counts: list[int]) -> list[tuple[Tensor, Tensor, Tensor] | None]:
+        if chunk.moments is None:
+            return [None] * len(counts)
+        mean, rstd = chunk.moments
+        return list(zip(chunk.mixed.split(counts), mean.split(counts), rstd.split(counts), strict=True))
+
     def _step(
         self, segment: Segment, place: int, index: int, part: _StepGradients, grad_scores: Tensor, grad_out: Tensor
     ) -> None:
@@ -178,6 +195,8 @@ class _BackwardWalk:
         slots = self.memory.slot(place).unflatten(1, (self.plan.batch, -1))
         windows.as_slots(segment, part.kv).copy_(slots)
         walk.to_kv.step_backward(part.kv, out=part.mixed)
+        if walk.memory_norm is not None and part.mix is not None:
+            part.mixed.copy_(walk.memory_norm.step_backward(part.mixed, *part.mix))
         layers, middles = part.states.unbind(0), part.middles.unbind(0)
         grad = torch.add(part.tops, part.mixed if mix is None else part.mixed * mix[-1], out=layers[-1])
         for layer in reversed(range(len(middles))):
@@ -208,6 +227,6 @@ class _BackwardWalk:
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
             feedforward.accumulate(chunk.grad_states[layer + 1])
             attention.accumulate(chunk.grad_middles[layer])
-        walk.to_kv.accumulate(chunk.grad_kv, walk.mix(chunk.states))
+        walk.to_kv.accumulate(chunk.grad_kv, chunk.stored)
         if self.mix is not None:
             self.mix.add_(torch.mv(chunk.states.flatten(1), chunk.grad_mixed.flatten()))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FeedbackConfig
 from ..layers import Block
 from ..position import RelativePosition
+
+NORM_EPS = 1e-5  # of the memory's norm, as nn.LayerNorm has it
 
 
 class Stack(nn.Module):
@@ -33,9 +36,10 @@ class Stack(nn.Module):
     def mix(self, states: list[Tensor]) -> Tensor:
         """L+1 states (B, S, D) to the one (B, S, D) that goes into the memory (the paper's equation 2)."""
         if self.config.keep_last_hidden:
-            return states[-1]
-        weight = self.layer_weight.softmax(0)
-        return (torch.stack(states) * weight[:, None, None, None]).sum(0)
+            mixed = states[-1]
+        else:
+            mixed = (torch.stack(states) * self.layer_weight.softmax(0)[:, None, None, None]).sum(0)
+        return F.layer_norm(mixed, (self.config.dim,), eps=NORM_EPS) if self.config.norm_memory else mixed
 
     @property
     def blocks(self) -> list[Block]:

@@ -17,6 +17,7 @@ from ..layers import keep_mask
 from ..position import bucket
 from ..segments import Visibility
 from .plan import Segment
+from .stack import NORM_EPS
 from .sublayers import AttentionSublayer, FeedForwardSublayer
 from .tape import Layout, Masks, Step, Values
 from .triples import Attention, Linear, Norm
@@ -107,6 +108,10 @@ class Walk:
         by_distance = inputs.position.to(self.wide)[self.buckets].t()
         self.windows = Windows(self.layout, buffer, by_distance, problem.visibility)
         self.mix_weight = None if self.config.keep_last_hidden else inputs.layer_weight.softmax(0)
+        self.memory_norm: Norm | None = None
+        if self.config.norm_memory:
+            dim = self.config.dim
+            self.memory_norm = Norm(inputs.x.new_ones(dim), inputs.x.new_zeros(dim), NORM_EPS, (False, False))
         rows, steps = self.plan.row_counts[0], len(self.plan.segments)
         self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False), rows, steps)
         attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
@@ -143,12 +148,17 @@ class Walk:
         return found
 
     def mix(self, states: Tensor) -> Tensor:
-        """States (L+1, R, D) to what the memory stores (R, D), in the precision of products."""
+        """States (L+1, R, D) to one (R, D)."""
         if self.mix_weight is None:
-            mixed = states[-1]
-        else:
-            mixed = torch.mm(self.mix_weight[None].to(states.dtype), states.flatten(1)).view(states.shape[1:])
-        return mixed.to(self.layout.precision.products)
+            return states[-1]
+        return torch.mm(self.mix_weight[None].to(states.dtype), states.flatten(1)).view(states.shape[1:])
+
+    def store(self, segment: Segment, states: Tensor) -> None:
+        """Puts what states (L+1, R, D) of a segment become into the memory."""
+        mixed = self.mix(states)
+        if self.memory_norm is not None:
+            mixed = self.memory_norm.step(mixed)
+        self.windows.write(segment, self.to_kv.step(mixed.to(self.layout.precision.products)))
 
 
 def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,7 +191,7 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
             torch.add(middle, feedforward.step(middle, at), out=above)
         if states is None:
             tops[segment.rows] = layers[-1]
-        walk.windows.write(segment, walk.to_kv.step(walk.mix(state)))
+        walk.store(segment, state)
     # A copy: the states stay as they are whatever happens to the result.
     return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(
         walk.problem.out_dtype

@@ -10,11 +10,14 @@ from .options import TrainOptions
 LanguageModel = FeedbackTransformer | ParallelTransformer | TransformerXL
 
 
-def build_model(options: TrainOptions, num_tokens: int) -> LanguageModel:
+def build_model(options: TrainOptions, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
     """A freshly initialised model, from torch's global random state.
 
     Training asks two things of it: `model(x, memory, return_memory=True)`, with x (B, T) tokens, returns logits
     (B, T, V) and the memory to pass on; and a memory has `detach()`.
+
+    Args:
+        mem_len: memory slots, if not those of the options.
 
     Raises:
         InputError: a hyper-parameter is out of range.
@@ -27,7 +30,8 @@ def build_model(options: TrainOptions, num_tokens: int) -> LanguageModel:
         dim_head=options.dim_head,
         kv_heads=options.kv_heads,
         seq_len=options.seq_len,
-        mem_len=options.mem_len,
+        mem_len=mem_len or options.mem_len,
+        norm_memory=options.norm_memory,
         attn_dropout=options.dropout,
         ff_dropout=options.dropout,
     )

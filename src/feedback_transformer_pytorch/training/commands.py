@@ -1,18 +1,21 @@
-"""What a trained model is asked to do: read a text, continue a prompt."""
+"""What the command line does besides training: read a text, continue a prompt, draw curves, make a tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..data import ByteTokenizer, read_text, xz_bits_per_byte
-from ..errors import MissingExtraError
+from ..data import default_cache, tokenize, train_bpe, xz_bits_per_byte
+from ..errors import InputError, MissingExtraError
+from ..files import write_whole
 from ..generation import generate
 from .evaluate import bits_per_byte
-from .options import EvalOptions, GenerateOptions
+from .options import EvalOptions, GenerateOptions, PlotOptions, TokenizerOptions
+from .plots import comparison_png
 from .run import Run
 
 try:
@@ -40,21 +43,35 @@ def evaluate_run(options: EvalOptions) -> Evaluation:
     Raises:
         InputError: the RUN or the text cannot be used.
     """
-    run, tokenizer = Run.open(options.run), ByteTokenizer()
-    text = read_text(options.files)
-    model = run.load_model(tokenizer.num_tokens).to(_device())
-    tokens = np.concatenate([tokenizer.encode("\n"), tokenizer.encode(text)])
+    run = Run.open(options.run)
+    tokenizer = run.tokenizer()
+    model = run.load_model(tokenizer.num_tokens, options.mem_len).to(_device())
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading", total=len(text))
+        task = progress.add_task("reading", total=None)
+        text = tokenize(
+            options.files,
+            tokenizer,
+            text_field=run.options.text_field,
+            cache=default_cache(),
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+        before = tokenizer.encode("\n")
+        resets = None
+        if run.options.reset_documents:
+            resets = np.zeros(len(before) + len(text.tokens), np.bool_)
+            resets[len(before) + text.starts] = True
+        progress.update(task, description="evaluating", completed=0, total=len(text.tokens))
         bits = bits_per_byte(
             model,
-            tokens,
+            np.concatenate([before, text.tokens]),
             tokenizer,
             block_len=run.options.block_len,
+            lead=len(before),
+            resets=resets,
             after_block=lambda count: progress.advance(task, count),
         )
-    return Evaluation(bits, xz_bits_per_byte(text), len(text))
+    return Evaluation(bits, xz_bits_per_byte(tokenizer.decode_bytes(text.tokens)), text.num_bytes)
 
 
 def write_text(options: GenerateOptions) -> Iterator[str]:
@@ -63,8 +80,9 @@ def write_text(options: GenerateOptions) -> Iterator[str]:
     Raises:
         InputError: the RUN or an option cannot be used.
     """
-    tokenizer, device = ByteTokenizer(), _device()
-    model = Run.open(options.run).load_model(tokenizer.num_tokens).to(device)
+    run, device = Run.open(options.run), _device()
+    tokenizer = run.tokenizer()
+    model = run.load_model(tokenizer.num_tokens).to(device)
     generator = torch.Generator(device)
     if options.seed is None:
         generator.seed()
@@ -85,6 +103,32 @@ def write_text(options: GenerateOptions) -> Iterator[str]:
     ):
         yield decoder.push(new)
     yield decoder.finish()
+
+
+def draw_runs(options: PlotOptions) -> None:
+    """Draws the curves of several runs into one picture.
+
+    Raises:
+        InputError: a RUN cannot be used, or the place cannot be written.
+    """
+    runs = [Run.open(path) for path in options.runs]
+    curves = [(run.path.name, run.metrics()) for run in runs]
+    write_whole(Path(options.out), comparison_png(curves, x=options.x))
+
+
+def make_tokenizer(options: TokenizerOptions) -> int:
+    """Learns byte-pair merges from text, and writes them as a tokenizer.json; returns the size of the vocabulary.
+
+    Raises:
+        InputError: the text cannot be used, the file is there already, or it cannot be written.
+        MissingExtraError: `tokenizers` is not installed.
+    """
+    path = Path(options.out)
+    if path.exists():
+        raise InputError(f"{path} is there already; choose another --out")
+    tokenizer = train_bpe(options.files, options.vocab_size, text_field=options.text_field)
+    write_whole(path, tokenizer.to_json().encode())
+    return tokenizer.num_tokens
 
 
 def _device() -> torch.device:

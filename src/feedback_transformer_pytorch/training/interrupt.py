@@ -22,16 +22,19 @@ class StopRequest:
     """While entered, remembers the first SIGINT or SIGTERM; a second one interrupts at once.
 
     Outside the main thread, which alone may handle signals, it does nothing.
+
+    Attributes:
+        received: the signal that asked for a stop; None while there is none.
     """
 
     def __init__(self) -> None:
-        self._received: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     def check(self) -> None:
         """Raises Stopped if a stop was asked for."""
-        if self._received is not None:
-            raise Stopped(self._received)
+        if self.received is not None:
+            raise Stopped(self.received)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -45,6 +48,6 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self.received is not None:
             raise KeyboardInterrupt
-        self._received = signal.Signals(number)
+        self.received = signal.Signals(number)

@@ -7,15 +7,24 @@ import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..data import ByteTokenizer, Streams, default_corpus, read_corpus
+import torch
+
+from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus
+from ..data.curriculum import stages
 from ..errors import InputError
-from .files import write_whole
+from ..files import write_whole
+from .architectures import LanguageModel, build_model
+from .checkpoint import Checkpoint
+from .initialisation import start_from
 from .interrupt import Stopped, StopRequest
 from .meter import Meter
 from .options import TrainOptions
 from .plots import curves_png
+from .processes import Processes
 from .progress import TrainingProgress, describe_xz
-from .run import Run, check_free
+from .run import Run, find
+from .saver import Best, Fingerprints, Saver, newest
+from .trackers import Trackers, check_installed
 from .trainer import Trainer
 from .validation import Validation, XzFigures
 
@@ -29,95 +38,234 @@ class Outcome:
 
 
 def train(options: TrainOptions) -> Outcome:
-    """Trains a model and leaves everything in the RUN directory `options.out`. It reports on standard output.
+    """Trains a model and leaves everything in the RUN directory `options.out`, or goes on with the run there.
 
-    All input is checked before that directory is made. SIGINT and SIGTERM end training between two updates, with
-    the weights saved.
+    It reports on standard output. All input is checked before that directory is made. SIGINT and SIGTERM end training
+    between two updates, with a checkpoint. With several processes (`torchrun`, `accelerate launch`) all of them call
+    it, and the first one writes and reports.
 
     Raises:
-        InputError: the text, an option or the place to write to cannot be used, or training diverged.
+        InputError: the text, an option or the place to write to cannot be used, a checkpoint is damaged, or training
+            diverged.
+        MissingExtraError: an option needs a package that is not installed.
     """
-    check_free(Path(options.out))
-    corpus = read_corpus(options.files) if options.files else default_corpus()
-    tokenizer = ByteTokenizer()
-    tokens = tokenizer.encode(corpus.train)
-    streams = Streams(tokens, batch_size=options.batch_size, block_len=options.block_len)
-    trainer = Trainer(options, streams, tokenizer.num_tokens)
-    validation = Validation(options, corpus, tokens, tokenizer)
-    meter = Meter(
-        tokens_per_update=options.batch_size * options.block_len,
-        bits_per_nat=len(tokens) / tokenizer.num_bytes(tokens) / math.log(2),
-        max_updates=options.max_updates,
-    )
-    with TrainingProgress(options) as progress:
-        size = sum(parameter.numel() for parameter in trainer.model.parameters())
-        progress.say(
-            f"{corpus.name}: {len(corpus.train):,} bytes to learn, {validation.num_bytes:,} held out; "
-            f"{size:,} parameters, on {trainer.accelerator.device}"
+    check_installed(options)
+    processes = Processes(options.trackers, options.out)
+    found = find(options)
+    checkpoint = None if found is None else newest(found)
+    tokenizer = _tokenizer(options, found)
+    with TrainingProgress(options, quiet=not processes.is_main) as progress:
+        corpus = _corpus(options, tokenizer, progress, processes)
+        streams = Streams(
+            corpus.train.tokens,
+            batch_size=options.batch_size,
+            stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
+            rows=processes.rows(options.batch_size, options.accumulate),
+            documents=corpus.train.starts if options.reset_documents else None,
         )
-        xz = validation.xz()
-        progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")
-        run = Run.create(options)
+        model = _model(options, tokenizer, fresh=checkpoint is None)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        trainer = Trainer(options, model, streams, processes)
+        validation = Validation(options, corpus, tokenizer)
+        meter = Meter(
+            bits_per_nat=len(corpus.train.tokens) / corpus.train.num_bytes / math.log(2),
+            max_updates=options.max_updates,
+            device=processes.device,
+        )
+        progress.say(
+            f"{corpus.name}: {corpus.train.num_bytes:,} bytes to learn, {validation.num_bytes:,} held out; "
+            f"{size:,} parameters, on {processes.device}" + (f" x {processes.count}" if processes.count > 1 else "")
+        )
+        processes.on_main(lambda: Run.create(options, tokenizer) if found is None else found.clean())
+        run = found or Run.open(options.out)
+        fingerprints = Fingerprints(corpus.fingerprint, tokenizer.fingerprint)
+        saver = Saver(options, run, trainer, meter, fingerprints, processes)
+        xz = _begin(run, saver, checkpoint, validation, progress, processes)
+        trackers = Trackers(options, processes)
+        with StopRequest() as stop, trackers.started():
+            return _Loop(
+                options, processes, streams, trainer, validation, xz, meter, run, saver, trackers, progress, stop
+            ).run()
+
+
+def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
+    """The tokenizer of the run that goes on, or the one that is asked for."""
+    if run is None:
+        return load_tokenizer(options.tokenizer)
+    tokenizer = run.tokenizer()
+    if options.tokenizer != run.options.tokenizer and (
+        load_tokenizer(options.tokenizer).fingerprint != tokenizer.fingerprint
+    ):
+        raise InputError(
+            f"--tokenizer is {options.tokenizer}, which is not the tokenizer that the run in {run.path} began with; "
+            "leave it out, or choose another --out"
+        )
+    return tokenizer
+
+
+def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgress, processes: Processes) -> Corpus:
+    """The text; the main process reads it first, and the others find its tokens in the cache."""
+    with processes.main_first(), progress.reading() as on_progress:
+        return read_corpus(
+            options.files,
+            options.heldout,
+            tokenizer,
+            text_field=options.text_field,
+            cache=default_cache() if options.cache is None else Path(options.cache),
+            on_progress=on_progress,
+        )
+
+
+def _model(options: TrainOptions, tokenizer: Tokenizer, *, fresh: bool) -> LanguageModel:
+    torch.manual_seed(options.seed)
+    model = build_model(options, tokenizer.num_tokens)
+    if fresh and options.init_from is not None:
+        source = Run.open(options.init_from)
+        if source.tokenizer().fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"--init-from is {options.init_from}, a run with another tokenizer; give its tokenizer "
+                "as --tokenizer, or another run"
+            )
+        start_from(model, source.load_model(tokenizer.num_tokens))
+    return model
+
+
+def _begin(
+    run: Run,
+    saver: Saver,
+    checkpoint: Checkpoint | None,
+    validation: Validation,
+    progress: TrainingProgress,
+    processes: Processes,
+) -> XzFigures:
+    """Goes on from a checkpoint, or begins the metrics; returns what xz makes of the held-out text."""
+    if checkpoint is not None:
+        saver.resume(checkpoint)
+        progress.say(f"going on from {run.checkpoints.folder(saver.saved)}")
+        for record in run.metrics():
+            if record["kind"] == "xz":
+                return XzFigures(record["alone"], record["after_training"])
+    else:
+        processes.on_main(lambda: run.cut_metrics(0))
+    xz = processes.from_main(validation.xz() if processes.is_main else None)
+    assert xz is not None
+    progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")
+    if processes.is_main:
         run.log({"kind": "xz", **asdict(xz)})
-        with StopRequest() as stop:
-            return _Loop(options, trainer, validation, xz, meter, run, progress, stop).run()
+    return xz
 
 
 @dataclass(frozen=True)
 class _Loop:
     options: TrainOptions
+    processes: Processes
+    streams: Streams
     trainer: Trainer
     validation: Validation
     xz: XzFigures
     meter: Meter
     files: Run
+    saver: Saver
+    trackers: Trackers
     progress: TrainingProgress
     stop: StopRequest
 
     def run(self) -> Outcome:
-        """Trains to the end or until a stop is asked for; either way the latest weights are saved."""
+        """Trains to the end or until a stop is asked for; either way with a checkpoint."""
+        trainer, total = self.trainer, self.options.max_updates
+        self.progress.advance(trainer.update)
+        self.meter.resume()
         try:
-            while self.trainer.update < self.options.max_updates:
-                self.stop.check()
-                self.meter.add(self.trainer.step())
-                self.progress.advance(self.trainer.update)
+            if self._is_validation_owed():
+                self._validate()
+            elif trainer.update >= total:
+                self.progress.say(f"{self.files.path} is done: {total} updates; choose another --out to train anew")
+            while trainer.update < total:
+                self._check_stop()
+                self._update()
                 if self._is_due(self.options.eval_every):
                     self._report()
-                    self.files.save_weights(self.trainer.model)
                     self._validate()
+                    self.saver.save()
+                    self.meter.resume()
                 elif self._is_due(self.options.log_every):
                     self._report()
+                if self.saver.is_due():
+                    self.meter.pause()
+                    self.saver.save()
+                    self.meter.resume()
         except Stopped as stopped:
-            self._report()
-            self.files.save_weights(self.trainer.model)
+            self.saver.save()
+            self._save_weights()
             self.progress.say(
-                f"stopped by {stopped.signal.name} after update {self.trainer.update} of {self.options.max_updates}; "
-                f"{self.files.weights} has the weights of that update (the optimizer's state is not kept)\n"
-                f"to write with them: feedback-transformer generate {self.files.path}"
+                f"stopped by {stopped.signal.name} after update {trainer.update} of {total}\n"
+                f"to go on: feedback-transformer train --resume --out {self.files.path}\n"
+                f"to write with the weights of that update: feedback-transformer generate {self.files.path}"
             )
-            return Outcome(self.trainer.update, stopped.signal)
-        return Outcome(self.trainer.update, None)
+            return Outcome(trainer.update, stopped.signal)
+        return Outcome(trainer.update, None)
+
+    def _check_stop(self) -> None:
+        if self.processes.any(self.stop.received is not None):
+            raise Stopped(self.stop.received or signal.SIGTERM)
+
+    def _update(self) -> None:
+        step = self.trainer.step()
+        before, after = (self.streams.tokens_before(update) for update in (step.update - 1, step.update))
+        self.meter.add(step, after - before)
+        self.progress.advance(step.update)
+        if self.meter.skipped_in_row > self.options.max_skipped:
+            saved = self.saver.saved
+            good = f"the last checkpoint is {self.files.checkpoints.folder(saved)}" if saved else "no checkpoint yet"
+            raise InputError(
+                f"training diverged: the loss or the gradient was not finite at {self.meter.skipped_in_row} updates in "
+                f"a row, the last one {step.update} (loss {step.loss}); {good}; "
+                "train anew with a smaller --lr or a longer --warmup-updates"
+            )
 
     def _is_due(self, every: int) -> bool:
         return self.trainer.update % every == 0 or self.trainer.update == self.options.max_updates
 
+    def _is_validation_owed(self) -> bool:
+        """Whether a stop came before the end of the last update's validation."""
+        update = self.trainer.update
+        owed = self.processes.is_main and update > 0 and self._is_due(self.options.eval_every)
+        return self.processes.from_main(
+            owed and not any((r["kind"], r.get("update")) == ("validation", update) for r in self.files.metrics())
+        )
+
     def _report(self) -> None:
-        interval = self.meter.take()
-        if interval is None:
+        interval, layer_weights = self.meter.take(), self.trainer.layer_weights()
+        if interval is None or not self.processes.is_main:
             return
-        if not math.isfinite(interval.loss):
-            raise InputError(
-                f"training diverged: the loss is {interval.loss} at update {interval.update}; "
-                "give a smaller --lr or a longer --warmup-updates (what the last validation saved is untouched)"
-            )
-        self.files.log({"kind": "train", **interval.to_dict()})
+        record = {**interval.to_dict(), **layer_weights}
+        self.files.log({"kind": "train", **record})
+        self.trackers.log("train", record)
         self.progress.interval(interval)
 
     def _validate(self) -> None:
+        """Measures the held-out text; all processes do, as the model may be shared out among them."""
         update, model = self.trainer.update, self.trainer.model
-        bits_per_byte = self.validation.bits_per_byte(model, self.stop.check)
-        sample = self.validation.sample(model, update, self.stop.check)
-        self.files.log({"kind": "validation", "update": update, "bits_per_byte": bits_per_byte, "sample": sample})
-        write_whole(self.files.curves, curves_png(self.files.metrics(), title=self.files.path.name))
-        self.progress.validation(update, bits_per_byte, self.xz, sample)
-        self.meter.restart()
+        # Between processes that compute together, one alone must not stop.
+        check = self.stop.check if self.processes.count == 1 else _go_on
+        with self.trainer.autocast():
+            bits_per_byte = self.validation.bits_per_byte(model, check)
+            sample = self.validation.sample(model, update, check)
+        self._save_weights()
+        if self.saver.best is None or bits_per_byte < self.saver.best.bits_per_byte:
+            self.saver.best = Best(update, bits_per_byte)
+        if self.processes.is_main:
+            figures = {"update": update, **self.meter.so_far(), "bits_per_byte": bits_per_byte}
+            self.files.log({"kind": "validation", **figures, "sample": sample})
+            self.trackers.log("validation", figures)
+            write_whole(self.files.curves, curves_png(self.files.metrics(), title=self.files.path.name))
+            self.progress.validation(update, bits_per_byte, self.xz, sample)
+        self.meter.resume()
+
+    def _save_weights(self) -> None:
+        weights = self.trainer.weights()
+        self.processes.on_main(lambda: self.files.save_weights(weights))
+
+
+def _go_on() -> None:
+    """Does not stop."""

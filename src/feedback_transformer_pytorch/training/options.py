@@ -14,11 +14,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from ..data.curriculum import stages
 from ..errors import InputError
 from ..model import Implementation
 
 Model = Literal["feedback", "parallel", "transformer-xl"]
 Precision = Literal["fp32", "bf16"]
+Strategy = Literal["ddp", "fsdp"]
+Decay = Literal["cosine", "none"]
+Axis = Literal["update", "tokens", "seconds"]
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -126,13 +132,23 @@ class TrainOptions(Options):
     files: Annotated[
         list[str],
         About(
-            "text to learn: files, globs, .gz, .xz, or - for standard input; none: the English that Python carries",
+            "text to learn: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input; "
+            "none: the English that Python carries",
             positional=True,
         ),
     ] = dataclasses.field(default_factory=list)
-    out: Annotated[str, About("the RUN directory to make")]
+    out: Annotated[str, About("the RUN directory to make, or to go on with")]
+    resume: Annotated[bool, About("go on with the run in --out, with its options")] = False
     preset: Annotated[str | None, About(f"a set of options to start from: {', '.join(preset_names())}")] = None
+    heldout: Annotated[list[str], About("text to validate on, given like the text to learn; none: its end")] = (
+        dataclasses.field(default_factory=list)
+    )
+    text_field: Annotated[str, About("where the text is in .jsonl files and saved datasets")] = "text"
+    reset_documents: Annotated[bool, About("empty the memory where a file, line or row begins")] = False
+    tokenizer: Annotated[str, About("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
+    cache: Annotated[str | None, About("where tokens are kept; null: feedback-transformer in the user's cache")] = None
     model: Annotated[Model, About("the architecture")] = "feedback"
+    init_from: Annotated[str | None, About("a RUN whose weights to start from, of a feedback or parallel model")] = None
     dim: Annotated[int, About("model width D", at_least=1)] = 256
     depth: Annotated[int, About("layers L", at_least=1)] = 4
     heads: Annotated[int, About("query heads H", at_least=1)] = 4
@@ -140,32 +156,60 @@ class TrainOptions(Options):
     kv_heads: Annotated[int | None, About("key/value heads G, a divisor of --heads; null: as many", at_least=1)] = None
     seq_len: Annotated[int, About("tokens in a segment S; 1 is the paper's model, more is faster", at_least=1)] = 1
     mem_len: Annotated[int, About("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
+    norm_memory: Annotated[bool, About("normalise what the memory stores; 0.0.11 does not")] = True
     dropout: Annotated[float, About("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
     implementation: Annotated[Implementation, About("how time is walked; the function is the same")] = "auto"
     recompute: Annotated[bool, About("keep less for the backward pass and compute it once more")] = False
+    compile: Annotated[bool, About("torch.compile; for --model parallel and transformer-xl")] = False
     max_updates: Annotated[int, About("updates of the weights", at_least=1)] = 3000
-    batch_size: Annotated[int, About("streams of text read side by side B", at_least=1)] = 32
+    batch_size: Annotated[int, About("streams of text read side by side B, over all processes", at_least=1)] = 32
+    accumulate: Annotated[int, About("groups of streams read one after another in an update", at_least=1)] = 1
     block_len: Annotated[int, About("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)] = 128
+    first_block_len: Annotated[
+        int | None, About("tokens of each stream at first; they double up to --block-len; null: no", at_least=1)
+    ] = None
+    curriculum_updates: Annotated[int, About("updates until blocks have their full length", at_least=0)] = 0
     lr: Annotated[float, About("learning rate, at its highest", above=0)] = 1e-3
     warmup_updates: Annotated[int, About("updates in which the learning rate rises to --lr", at_least=0)] = 100
+    lr_decay: Annotated[Decay, About("then: down to a tenth on a half cosine, or no change")] = "cosine"
     weight_decay: Annotated[float, About("decoupled weight decay, of matrices only", at_least=0)] = 0.1
     clip: Annotated[float, About("largest norm of the gradient", above=0)] = 1.0
+    max_skipped: Annotated[int, About("updates in a row that may not be finite and are skipped", at_least=0)] = 10
     seed: Annotated[int, About("of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
     precision: Annotated[Precision, About("arithmetic of the model; weights are fp32 always")] = "fp32"
-    eval_every: Annotated[int, About("updates between validations; each saves the weights", at_least=1)] = 500
+    strategy: Annotated[Strategy, About("of several processes: whole models (DDP) or their parts (FSDP2) in each")] = (
+        "ddp"
+    )
+    eval_every: Annotated[int, About("updates between validations; each saves a checkpoint", at_least=1)] = 500
     eval_len: Annotated[int, About("tokens of the held-out text read at a validation", at_least=2)] = 65536
     sample_len: Annotated[int, About("tokens written as a sample at each validation", at_least=0)] = 200
     log_every: Annotated[int, About("updates between lines of metrics", at_least=1)] = 50
+    checkpoint_every: Annotated[int | None, About("updates between further checkpoints; null: none", at_least=1)] = None
+    checkpoint_minutes: Annotated[
+        float | None, About("minutes from one checkpoint to the next; null: none", above=0)
+    ] = 10.0
+    keep: Annotated[int, About("checkpoints to keep, besides the best on validation", at_least=1)] = 2
+    trackers: Annotated[list[str], About(f"where to log besides metrics.jsonl: {', '.join(TRACKERS)}")] = (
+        dataclasses.field(default_factory=list)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_len % self.seq_len:
-            raise InputError(
-                f"--block-len is {self.block_len}; it must be a multiple of --seq-len {self.seq_len}, "
-                "so that blocks end where segments end"
-            )
+        for name in ("block_len", "first_block_len"):
+            length = getattr(self, name)
+            if length is not None and length % self.seq_len:
+                raise InputError(
+                    f"{flag(name)} is {length}; it must be a multiple of --seq-len {self.seq_len}, "
+                    "so that blocks end where segments end"
+                )
+        stages(self.block_len, self.first_block_len, self.curriculum_updates)
+        if self.batch_size % self.accumulate:
+            raise InputError(f"--accumulate is {self.accumulate}; it must divide --batch-size {self.batch_size}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise InputError(f"--kv-heads is {self.kv_heads}; it must divide --heads {self.heads}")
+        unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
+        if unknown:
+            raise InputError(f"--trackers has {unknown[0]!r}; it must be of {', '.join(TRACKERS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +218,29 @@ class EvalOptions(Options):
 
     run: Annotated[str, About("a RUN directory that `train` made", positional=True)]
     files: Annotated[list[str], About("text to read: files, globs, .gz, .xz, or - for standard input", positional=True)]
+    mem_len: Annotated[int | None, About("memory slots, if other than in training", at_least=1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions(Options):
+    """Curves of several runs in one picture."""
+
+    runs: Annotated[list[str], About("RUN directories that `train` made", positional=True)]
+    out: Annotated[str, About("the PNG file to write")] = "runs.png"
+    x: Annotated[Axis, About("what the curves are drawn over")] = "update"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions(Options):
+    """A byte-pair tokenizer, learnt from text."""
+
+    action: Annotated[Literal["train"], About("train: learn one from text", positional=True)]
+    files: Annotated[
+        list[str], About("text to learn from: files, globs, .jsonl, .gz, .xz, saved datasets, or -", positional=True)
+    ]
+    out: Annotated[str, About("the file to write, in the format of Hugging Face")] = "tokenizer.json"
+    vocab_size: Annotated[int, About("tokens V, at most", at_least=256)] = 8192
+    text_field: Annotated[str, About("where the text is in .jsonl files and saved datasets")] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +266,11 @@ class GenerateOptions(Options):
 def flag(name: str) -> str:
     """The command-line spelling of a field."""
     return "--" + name.replace("_", "-")
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field that has one."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def is_required(field: dataclasses.Field[Any]) -> bool:

@@ -1,22 +1,29 @@
-"""The curves of a run as a picture."""
+"""The curves of runs as a picture."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from ..errors import MissingExtraError
+from ..errors import InputError, MissingExtraError
 
 try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as error:
     raise MissingExtraError("matplotlib", "train") from error
 
+Record = Mapping[str, Any]
 
-def curves_png(metrics: Iterable[Mapping[str, Any]], title: str) -> bytes:
-    """Bits per byte over updates, training and held-out, with what xz reaches drawn in.
+_X_LABELS = {"update": "update", "tokens": "tokens read", "seconds": "seconds of training"}
+
+
+def curves_png(metrics: Iterable[Record], title: str) -> bytes:
+    """Bits per byte over updates, training and held-out, with what xz reaches drawn in; for a feedback model, also
+    the weights by which its layers enter the memory.
 
     The first tenth of the training, where the loss falls steeply, may leave the picture at the top.
 
@@ -24,29 +31,93 @@ def curves_png(metrics: Iterable[Mapping[str, Any]], title: str) -> bytes:
         metrics: the records of metrics.jsonl.
         title: stands above the plot.
     """
-    by_kind: dict[str, list[Mapping[str, Any]]] = {"xz": [], "train": [], "validation": []}
-    for record in metrics:
-        by_kind[record["kind"]].append(record)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    records = list(metrics)
+    weighted = [record for record in records if "layer_weights" in record]
+    figure = _figure(height=6 if weighted else 4.5)
+    if weighted:
+        axes, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        _draw_layer_weights(below, weighted)
+    else:
+        axes = below = figure.add_subplot()
     visible = []
-    for xz in by_kind["xz"]:
+    for xz in _of_kind(records, "xz"):
         for name, style, label in (("alone", "--", "alone"), ("after_training", ":", "after the training text")):
             if xz[name] is not None:
                 axes.axhline(xz[name], color="0.4", linestyle=style, label=f"xz -9, {label}")
                 visible.append(xz[name])
-    for kind, style, label in (("train", "-", "training"), ("validation", "o-", "held-out")):
-        updates = [record["update"] for record in by_kind[kind]]
-        heights = [record["bits_per_byte"] for record in by_kind[kind]]
-        axes.plot(updates, heights, style, label=label, markersize=4)
-        visible += [height for update, height in zip(updates, heights, strict=True) if update > 0.1 * updates[-1]]
+    visible += _draw(axes, _of_kind(records, "train"), "update", "-", "C0", "training")
+    visible += _draw(axes, _of_kind(records, "validation"), "update", "o-", "C1", "held-out")
+    _frame(axes, visible)
+    below.set_xlabel(_X_LABELS["update"])
+    axes.set(title=title, ylabel="bits per byte")
+    return _png(figure)
+
+
+def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["update", "tokens", "seconds"]) -> bytes:
+    """Bits per byte of several runs, a colour each: training as a line, held-out as dots.
+
+    The first tenth of each run, where the loss falls steeply, may leave the picture at the top.
+
+    Args:
+        runs: the name of each run and the records of its metrics.jsonl.
+        x: what the curves are drawn over.
+
+    Raises:
+        InputError: a run has a record without `x`.
+    """
+    figure = _figure(height=4.5)
+    axes = figure.add_subplot()
+    visible = []
+    for number, (name, metrics) in enumerate(runs):
+        training, heldout = _of_kind(metrics, "train"), _of_kind(metrics, "validation")
+        if not all(x in record for record in training + heldout):
+            raise InputError(f"{name} has records without {x!r}, which older versions did not write; choose --x update")
+        visible += _draw(axes, training, x, "-", f"C{number}", name)
+        visible += _draw(axes, heldout, x, "o", f"C{number}", None)
+    _frame(axes, visible)
+    axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel="bits per byte")
+    return _png(figure)
+
+
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(7, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _of_kind(records: Iterable[Record], kind: str) -> list[Record]:
+    return [record for record in records if record["kind"] == kind]
+
+
+def _draw(axes: Axes, records: Sequence[Record], x: str, style: str, colour: str, label: str | None) -> list[float]:
+    """Draws a curve; returns its heights after the first tenth, which must stay in the picture."""
+    places = [record[x] for record in records]
+    heights = [record["bits_per_byte"] for record in records]
+    axes.plot(places, heights, style, color=colour, label=label, linewidth=1.2, markersize=4)
+    return [height for place, height in zip(places, heights, strict=True) if place > 0.1 * places[-1]]
+
+
+def _draw_layer_weights(axes: Axes, records: Sequence[Record]) -> None:
+    updates = [record["update"] for record in records]
+    curves = list(zip(*(record["layer_weights"] for record in records), strict=True))
+    for layer, weights in enumerate(curves):
+        colour = colormaps["viridis"](layer / len(curves))
+        axes.plot(updates, weights, color=colour, linewidth=1.2, label=f"layer {layer}" if layer else "embedding")
+    axes.set(ylabel="layer weight")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(curves) // 8)
+
+
+def _frame(axes: Axes, visible: Sequence[float]) -> None:
+    """A legend, a grid, and room for the heights that must be visible."""
     if visible:
         margin = 0.05 * (max(visible) - min(visible)) + 0.01
         axes.set_ylim(min(visible) - margin, max(visible) + margin)
-    axes.set(title=title, xlabel="update", ylabel="bits per byte")
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _png(figure: Figure) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, dpi=150)
     return png.getvalue()

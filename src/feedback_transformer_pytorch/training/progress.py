@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -18,21 +20,25 @@ except ImportError as error:
 
 
 class TrainingProgress:
-    """Shows a run on standard output; enter it while training."""
+    """Shows a run on standard output; enter it while training.
 
-    def __init__(self, options: TrainOptions) -> None:
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, options: TrainOptions, *, quiet: bool = False) -> None:
         # Text by the model may look like markup, and a pipe has no width to wrap at.
-        self.console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self.console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
         self._total = options.max_updates
         self._bar = Progress(
-            TextColumn("update"),
+            TextColumn("{task.fields[unit]}"),
             MofNCompleteColumn(),
             BarColumn(bar_width=20),
             TextColumn("{task.description}", markup=False),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=self._total)
+        self._task = self._bar.add_task("", total=self._total, unit="update")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -46,6 +52,15 @@ class TrainingProgress:
     def say(self, text: str) -> None:
         """A line, above the bar if there is one."""
         self.console.print(text)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[int, int | None], None]]:
+        """While text is read: yields what to call with the bytes that are done, and all of them if that is known."""
+        task = self._bar.add_task("", total=None, unit="bytes read")
+        try:
+            yield lambda done, total: self._bar.update(task, completed=done, total=total)
+        finally:
+            self._bar.remove_task(task)
 
     def advance(self, update: int) -> None:
         """So many updates are done."""

@@ -1,13 +1,16 @@
 """The RUN directory: everything a training run leaves behind.
 
 config.yaml        the options, all of them; `train --config` takes it
-model.safetensors  the latest weights
+tokenizer.json     the tokenizer, if it is not bytes
+model.safetensors  the weights of the last validation
 metrics.jsonl      one JSON object a line: kinds "xz", "train" and "validation"
 curves.png         the metrics drawn
+checkpoints/       what training goes on from (see checkpoint.py)
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +19,24 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
 
+from ..data import Tokenizer, load_tokenizer
 from ..errors import InputError, MissingExtraError
+from ..files import PART, append_line, cut_synced, remove_parts, sync, write_whole, writing
 from .architectures import LanguageModel, build_model
-from .files import append_line, write_whole, writing
-from .options import TrainOptions
+from .checkpoint import Checkpoints
+from .options import TrainOptions, flag
 
 try:
     import yaml
 except ImportError as error:
     raise MissingExtraError("pyyaml", "train") from error
+
+# What may differ when a run goes on: where things are (a text is known by its fingerprint), and what is kept of it.
+_FREE = {
+    *("out", "resume", "preset", "files", "heldout", "tokenizer", "cache", "init_from", "strategy"),
+    *("checkpoint_every", "checkpoint_minutes", "keep", "trackers"),
+}
 
 
 class Run:
@@ -35,10 +45,11 @@ class Run:
     def __init__(self, path: Path, options: TrainOptions) -> None:
         self.path = path
         self.options = options
+        self.checkpoints = Checkpoints(path / "checkpoints")
 
     @property
     def weights(self) -> Path:
-        """Where the latest weights are."""
+        """Where the weights of the last validation are."""
         return self.path / "model.safetensors"
 
     @property
@@ -47,18 +58,22 @@ class Run:
         return self.path / "curves.png"
 
     @classmethod
-    def create(cls, options: TrainOptions) -> Self:
-        """Makes the directory `options.out` and writes the options into it.
+    def create(cls, options: TrainOptions, tokenizer: Tokenizer) -> Self:
+        """Makes the directory `options.out` and writes the tokenizer and the options into it.
 
         Raises:
-            InputError: the place is taken (see `check_free`), or cannot be written.
+            InputError: the place is taken (see `find`), or cannot be written.
         """
         path = Path(options.out)
-        check_free(path)
+        find(options)
         values = options.to_dict()
-        del values["out"]  # the directory may be moved
+        for name in ("out", "resume"):  # the directory may be moved
+            del values[name]
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
+        json_of_tokenizer = tokenizer.to_json()
+        if json_of_tokenizer is not None:
+            write_whole(path / "tokenizer.json", json_of_tokenizer.encode())
         write_whole(path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
         return cls(path, options)
 
@@ -76,7 +91,7 @@ class Run:
             raise InputError(f"{path} is no RUN: {reason}; give a directory that `feedback-transformer train` made")
         try:
             values = yaml.safe_load(config.read_bytes())
-        except (yaml.YAMLError, UnicodeError) as error:
+        except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
             raise InputError(f"{config} is no YAML: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"{config} holds no options; it is not what `feedback-transformer train` wrote")
@@ -86,31 +101,49 @@ class Run:
             raise InputError(f"{config}: {error}") from error
         return cls(path, options)
 
-    def save_weights(self, model: nn.Module) -> None:
-        """Replaces the latest weights; they are the old or the new ones at every moment, never a part.
+    def clean(self) -> None:
+        """Deletes what a crash left half written or half deleted.
+
+        Raises:
+            InputError: it cannot be deleted.
+        """
+        for folder in (self.path, self.checkpoints.path):
+            remove_parts(folder)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        path = self.path / "tokenizer.json"
+        return load_tokenizer(path if path.exists() else "bytes")
+
+    def save_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Replaces the weights; they are the old or the new ones at every moment, never a part.
 
         Raises:
             InputError: they cannot be written; the old ones are still there.
         """
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        write_whole(self.weights, save(state, metadata={"format": "pt"}))
+        write_whole(self.weights, save(dict(weights), metadata={"sha256": _digest(weights)}))
 
-    def load_model(self, num_tokens: int) -> LanguageModel:
-        """The model with the latest weights, ready to read and write text.
+    def load_model(self, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
+        """The model with the weights of the last validation, ready to read and write text.
+
+        Args:
+            mem_len: memory slots, if they are to be other than in training.
 
         Raises:
             InputError: there are no weights, they are damaged, or they are not those of this run's options.
         """
         if not self.weights.is_file():
-            raise InputError(f"{self.path} has no weights yet; its training did not reach a validation: train it anew")
-        try:
-            state = load(self.weights.read_bytes())
-        except SafetensorError as error:
             raise InputError(
-                f"{self.weights} is damaged ({error}); put a good copy in its place or train anew"
-            ) from error
-        model = build_model(self.options, num_tokens)
-        self._check_fit(model.state_dict(), state)
+                f"{self.path} has no weights yet; its training did not reach a validation: "
+                f"go on with `feedback-transformer train --resume --out {self.path}`"
+            )
+        state = self._read_weights()
+        model = build_model(self.options, num_tokens, mem_len)
+        check_fit(model.state_dict(), state, self.weights, self.path / "config.yaml")
         model.load_state_dict(state)
         return model.eval()
 
@@ -120,30 +153,114 @@ class Run:
         Raises:
             InputError: it cannot be written.
         """
-        append_line(self.path / "metrics.jsonl", json.dumps(record))
+        append_line(self._metrics, json.dumps(record))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; none if there is no such file."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        """All lines of metrics.jsonl; none if there is no such file.
 
-    def _check_fit(self, expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> None:
-        for name in sorted(expected.keys() | given.keys()):
-            here, there = (tuple(state[name].shape) if name in state else "missing" for state in (given, expected))
+        Raises:
+            InputError: a line is no JSON object.
+        """
+        if not self._metrics.is_file():
+            return []
+        records = []
+        for number, line in enumerate(self._metrics.read_bytes().splitlines(), 1):
+            try:
+                record = json.loads(line)
+                record["kind"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise InputError(
+                    f"{self._metrics}, line {number} is damaged: {error!r}; mend the line or delete it"
+                ) from error
+            records.append(record)
+        return records
+
+    def synced_metrics(self) -> int:
+        """The length of metrics.jsonl in bytes, all of them on the disk."""
+        sync(self._metrics)
+        return self._metrics.stat().st_size if self._metrics.exists() else 0
+
+    def cut_metrics(self, length: int) -> None:
+        """Drops what was logged after metrics.jsonl had `length` bytes.
+
+        Raises:
+            InputError: it is shorter than that, or cannot be written.
+        """
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        if size < length:
+            raise InputError(
+                f"{self._metrics} is damaged: it has {size} bytes, the checkpoint knows {length}; "
+                "put a good copy in its place"
+            )
+        if size > length:
+            cut_synced(self._metrics, length)
+
+    def _read_weights(self) -> dict[str, torch.Tensor]:
+        content = self.weights.read_bytes()
+        try:
+            state = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            if header["__metadata__"]["sha256"] != _digest(state):
+                raise ValueError("its numbers do not match its SHA-256")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.weights} is damaged ({error}); put a good copy in its place or train anew"
+            ) from error
+        return state
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+
+def find(options: TrainOptions) -> Run | None:
+    """The run that is to go on at `options.out`; None if a new one can be made there.
+
+    Raises:
+        InputError: there is a run with other options, or something else; or `resume` is asked for, and there is none.
+    """
+    path = Path(options.out)
+    if (path / "config.yaml").exists():
+        run = Run.open(path)
+        for name, here in fixed_options(options).items():
+            there = getattr(run.options, name)
             if here != there:
                 raise InputError(
-                    f"{self.weights} does not match {self.path / 'config.yaml'}: {name} is {here} in the weights "
-                    f"and {there} in the model; put back the two files that belong together"
+                    f"{path} already holds a run, with {flag(name)} {there!r}, not {here!r}; choose another --out, "
+                    "or give --resume and no other options to go on with it"
                 )
-
-
-def check_free(path: Path) -> None:
-    """Raises InputError unless a new run can be made at `path`: nothing is there, or an empty directory."""
-    if (path / "config.yaml").exists():
-        raise InputError(f"{path} already holds a run; choose another --out")
+        return run
+    if options.resume:
+        raise InputError(f"there is no run in {path} to resume; give the directory of one as --out")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose another --out")
-    if path.is_dir() and any(path.iterdir()):
+    begun = {"config.yaml" + PART, "tokenizer.json", "tokenizer.json" + PART}  # what a crash leaves at the very start
+    if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
         raise InputError(f"{path} is not empty and holds no run; choose another --out")
+    return None
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Hexadecimal; of all names and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode() + b"\0" + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fixed_options(options: TrainOptions) -> dict[str, Any]:
+    """The options that cannot change when a run goes on."""
+    return {name: value for name, value in options.to_dict().items() if name not in _FREE}
+
+
+def check_fit(
+    expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], weights: Path, config: Path
+) -> None:
+    """Raises InputError unless the tensors in the file `weights` are those of the model that `config` describes."""
+    for name in sorted(expected.keys() | given.keys()):
+        here, there = (tuple(state[name].shape) if name in state else "missing" for state in (given, expected))
+        if here != there:
+            raise InputError(
+                f"{weights} does not match {config}: {name} is {here} in the weights "
+                f"and {there} in the model; put back the two files that belong together"
+            )

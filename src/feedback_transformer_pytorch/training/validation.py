@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..data import Corpus, Tokenizer, xz_bits_per_byte
-from ..data.streams import Tokens
 from ..generation import generate
 from .architectures import LanguageModel
 from .evaluate import bits_per_byte
@@ -33,28 +33,24 @@ class XzFigures:
 
 
 class Validation:
-    """The first `eval_len` tokens held out, read after the last of the training text.
+    """The first `eval_len` tokens held out, read after the last of the training text."""
 
-    Args:
-        train: (N,) tokens of the training text.
-    """
-
-    def __init__(self, options: TrainOptions, corpus: Corpus, train: Tokens, tokenizer: Tokenizer) -> None:
-        heldout = tokenizer.encode(corpus.heldout)[: options.eval_len]
+    def __init__(self, options: TrainOptions, corpus: Corpus, tokenizer: Tokenizer) -> None:
+        train, heldout = corpus.train.tokens, corpus.heldout.tokens[: options.eval_len]
         self.num_bytes = tokenizer.num_bytes(heldout)
-        self._options = options
-        self._corpus = corpus
-        self._tokenizer = tokenizer
+        self._options, self._corpus, self._tokenizer = options, corpus, tokenizer
         self._lead = min(len(train), 2 * options.mem_len)
         self._tokens = np.concatenate([train[len(train) - self._lead :], heldout])
+        self._resets = _resets(corpus, self._lead, len(heldout)) if options.reset_documents else None
         self._rows = max(1, min(ROWS, len(heldout) // options.block_len))
 
     def xz(self) -> XzFigures:
         """What xz makes of the same bytes; seconds for each 4 MB of training text."""
-        heldout = self._corpus.heldout[: self.num_bytes]
-        reachable = len(self._corpus.train) + len(heldout) <= XZ_DICTIONARY
-        after_training = xz_bits_per_byte(heldout, self._corpus.train) if reachable else None
-        return XzFigures(xz_bits_per_byte(heldout), after_training)
+        heldout = self._tokenizer.decode_bytes(self._tokens[self._lead :])
+        if self._corpus.train.num_bytes + len(heldout) > XZ_DICTIONARY:
+            return XzFigures(xz_bits_per_byte(heldout), None)
+        train = self._tokenizer.decode_bytes(self._corpus.train.tokens)
+        return XzFigures(xz_bits_per_byte(heldout), xz_bits_per_byte(heldout, train))
 
     def bits_per_byte(self, model: LanguageModel, after_block: Callable[[], None]) -> float:
         """What the model makes of the held-out text (see `evaluate.bits_per_byte`)."""
@@ -65,6 +61,7 @@ class Validation:
             block_len=self._options.block_len,
             lead=self._lead,
             rows=self._rows,
+            resets=self._resets,
             after_block=lambda _: after_block(),
         )
 
@@ -82,3 +79,12 @@ class Validation:
             after_token()
         model.train()
         return self._tokenizer.decode(tokens)
+
+
+def _resets(corpus: Corpus, lead: int, length: int) -> npt.NDArray[np.bool_]:
+    """(lead + length,), True where a document starts, in the last tokens to learn and the first held out."""
+    resets = np.zeros(lead + length, np.bool_)
+    before = corpus.train.starts - (len(corpus.train.tokens) - lead)
+    resets[before[before >= 0]] = True
+    resets[lead + corpus.heldout.starts[corpus.heldout.starts < length]] = True
+    return resets

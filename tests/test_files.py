@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from feedback_transformer_pytorch import files
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.training import files
-from feedback_transformer_pytorch.training.files import append_line, write_whole
+from feedback_transformer_pytorch.files import append_line, write_whole
 
 
 def fail_with(code: int) -> Callable[..., None]:

@@ -1,0 +1,179 @@
+"""Texts of any size as tokens in memory-mapped files, which are made once for each text and tokenizer.
+
+CACHE/FINGERPRINT/tokens.bin     the tokens, of the tokenizer's dtype
+CACHE/FINGERPRINT/documents.bin  where in them each document starts, int64
+CACHE/FINGERPRINT/index.json     how many tokens, documents and bytes of text
+CACHE/unfinished-*               what a process is at; a leftover of a crash may be deleted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..files import sync, write_whole, writing
+from .documents import Piece, read_pieces
+from .text import Fingerprint, Text
+from .tokenizer import Tokenizer
+
+Progress = Callable[[int, int | None], None]
+
+_BATCH_BYTES = 2**23
+_COUNTS = {"tokens", "documents", "bytes"}
+
+
+def tokenize(
+    sources: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    text_field: str = "text",
+    cache: Path,
+    on_progress: Progress | None = None,
+) -> Text:
+    """Return the tokens of `sources` (see `read_pieces`) from `cache`, where they are put first if need be.
+
+    The sources are read once to know the text by its content, and a second time to tokenize it if it is new; standard
+    input is kept in a temporary file meanwhile. Memory holds a few pieces at a time. Processes may do this to the
+    same text at the same time.
+
+    Args:
+        sources: what `read_pieces` takes.
+        tokenizer: is given many pieces at once, for it to work in parallel.
+        text_field: where JSON lines and datasets have the text.
+        cache: a folder, made if need be (see `default_cache`).
+        on_progress: is called with the bytes done and the bytes in all, which are None on the first reading; on the
+            second the bytes done count from 0 again.
+
+    Raises:
+        InputError: the text cannot be read or tokenized, it changed between the readings, the cache cannot be
+            written, or what is there is damaged.
+        MissingExtraError: a dataset is given, but `datasets` is not installed.
+    """
+    report = on_progress or (lambda done, total: None)
+    with writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as temporary:
+            sources = _keep_standard_input(sources, Path(temporary))
+            known = Fingerprint(tokenizer)
+            for batch in _batches(read_pieces(sources, text_field=text_field)):
+                for piece in batch:
+                    known.add(piece)
+                report(known.num_bytes, None)
+            folder = cache / str(known)
+            if not folder.exists():
+                store = Path(temporary) / "store"
+                read_again = Fingerprint(tokenizer)
+                pieces = _followed(read_pieces(sources, text_field=text_field), read_again)
+                _write(store, pieces, tokenizer, lambda done: report(done, known.num_bytes))
+                if str(read_again) != str(known):
+                    raise InputError("the text changed while it was read; run again when nothing writes to it")
+                _move(store, folder)
+    return _open(folder, tokenizer)
+
+
+def default_cache() -> Path:
+    """Return the folder for tokenized texts: `feedback-transformer` in $XDG_CACHE_HOME, or else in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feedback-transformer"
+
+
+def _keep_standard_input(sources: Sequence[str], folder: Path) -> list[str]:
+    """Put the file that standard input was written to in place of `-`."""
+    if "-" not in sources:
+        return list(sources)
+    kept = folder / "standard-input"
+    with kept.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    if kept.stat().st_size == 0:
+        raise InputError("standard input (-) is empty; leave it out, or give a file with text")
+    return [str(kept) if source == "-" else source for source in sources]
+
+
+def _followed(pieces: Iterable[Piece], fingerprint: Fingerprint) -> Iterator[Piece]:
+    for piece in pieces:
+        fingerprint.add(piece)
+        yield piece
+
+
+def _write(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, report: Callable[[int], None]) -> None:
+    folder.mkdir()
+    count = dict.fromkeys(_COUNTS, 0)
+    with (folder / "tokens.bin").open("wb") as token_file, (folder / "documents.bin").open("wb") as document_file:
+        for batch in _batches(pieces):
+            encoded = tokenizer.encode_batch([piece.text for piece in batch])
+            for piece, tokens in zip(batch, encoded, strict=True):
+                if piece.starts_document:
+                    document_file.write(np.int64(count["tokens"]).tobytes())
+                    count["documents"] += 1
+                token_file.write(tokens.tobytes())
+                count["tokens"] += len(tokens)
+                count["bytes"] += len(piece.text)
+            report(count["bytes"])
+    sync(folder / "tokens.bin")
+    sync(folder / "documents.bin")
+    write_whole(folder / "index.json", json.dumps(count, indent=2, sort_keys=True).encode())
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _move(store: Path, folder: Path) -> None:
+    try:
+        store.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # if it is, another process was faster, and its tokens are the same
+            raise
+
+
+def _open(folder: Path, tokenizer: Tokenizer) -> Text:
+    count = _read_index(folder / "index.json")
+    return Text(
+        tokens=_map(folder / "tokens.bin", tokenizer.dtype, count["tokens"]),
+        starts=_map(folder / "documents.bin", np.dtype(np.int64), count["documents"]),
+        num_bytes=count["bytes"],
+        fingerprint=folder.name,
+    )
+
+
+def _read_index(path: Path) -> dict[str, int]:
+    try:
+        count = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(count, dict) or set(count) != _COUNTS or not all(type(n) is int for n in count.values()):
+        raise _damaged(path, f"it has not the counts of {', '.join(sorted(_COUNTS))}")
+    return count
+
+
+def _map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    expected = count * dtype.itemsize
+    try:
+        size = path.stat().st_size
+        if size != expected:
+            raise _damaged(path, f"it has {size} bytes, not {expected}")
+        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} is damaged ({reason}); delete the folder {path.parent} and run again")

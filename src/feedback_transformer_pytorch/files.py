@@ -1,0 +1,172 @@
+"""Files that are whole at every moment, and errors that say what could not be written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InputError
+
+PART = ".part"  # ends the name of what is being written; such a leftover of a crash may be deleted
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that at every moment, even after a crash, `path` is the old file or the new one.
+
+    Raises:
+        InputError: the disk is full or the place cannot be written; the old file is still there.
+    """
+    beside = path.with_name(path.name + PART)
+    with writing(path):
+        try:
+            write_synced(beside, content)
+            beside.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Yields a new directory to fill, which becomes `path` when the block ends: `path` is there whole or not at all.
+
+    The files in it must be synced by who writes them (`write_synced`).
+
+    Raises:
+        InputError: it cannot be written, `path` exists, or the block raised OSError; nothing is left behind.
+    """
+    beside = begin_directory(path)
+    try:
+        with writing(path):
+            yield beside
+        finish_directory(path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def begin_directory(path: Path) -> Path:
+    """Makes a new directory to fill, which `finish_directory` turns into `path`.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    beside = path.with_name(path.name + PART)
+    with writing(path):
+        if beside.exists():
+            shutil.rmtree(beside)
+        beside.mkdir(parents=True)
+    return beside
+
+
+def finish_directory(path: Path) -> None:
+    """Renames what `begin_directory` made to `path`, once it is on the disk.
+
+    Raises:
+        InputError: it cannot be renamed.
+    """
+    beside = path.with_name(path.name + PART)
+    with writing(path):
+        sync_directory(beside)
+        beside.rename(path)
+        sync_directory(path.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Deletes a directory so that at every moment `path` is whole or gone.
+
+    Raises:
+        InputError: it cannot be deleted.
+    """
+    aside = path.with_name(path.name + PART)
+    with writing(path):
+        path.rename(aside)
+        shutil.rmtree(aside)
+
+
+def remove_parts(folder: Path) -> None:
+    """Deletes what a crash left half written or half deleted in a folder, which need not be there.
+
+    Raises:
+        InputError: it cannot be deleted.
+    """
+    for left in folder.glob(f"*{PART}"):
+        with writing(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and waits until it is on the disk; it raises OSError, and a part of the file may be left."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file; if that fails, the file is left as it was.
+
+    Raises:
+        InputError: the disk is full or the place cannot be written.
+    """
+    with writing(path), path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            content = (line + "\n").encode()
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def cut_synced(path: Path, length: int) -> None:
+    """Cuts a file, made if it is missing, to `length` bytes, and waits until it is on the disk.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with writing(path), path.open("ab") as file:
+        file.truncate(length)
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, if there is one, is on the disk.
+
+    Raises:
+        InputError: the disk is full or broken.
+    """
+    if path.exists():
+        with writing(path), path.open("ab") as file:
+            os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Waits until the names in a directory are on the disk."""
+    if os.name != "posix":  # elsewhere a directory cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write into an InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}; what was saved before is untouched: "
+            "make room or choose another place"
+        ) from error

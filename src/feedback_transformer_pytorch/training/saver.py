@@ -1,0 +1,144 @@
+"""When checkpoints are made and which are kept; and how a run goes on from one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..errors import InputError
+from .checkpoint import Checkpoint
+from .meter import Meter
+from .options import TrainOptions, flag
+from .processes import Processes
+from .run import Run, fixed_options
+from .trainer import Trainer
+
+
+class Fingerprints(NamedTuple):
+    """What a run has learnt from."""
+
+    data: str
+    tokenizer: str
+
+
+class Best(NamedTuple):
+    """The best validation so far."""
+
+    update: int
+    bits_per_byte: float
+
+
+class Saver:
+    """Saves a run so that it can go on bit for bit, and goes on with it.
+
+    Attributes:
+        best: the best validation so far; its checkpoint is kept.
+        saved: the update of the newest checkpoint; 0 for none.
+    """
+
+    def __init__(
+        self, options: TrainOptions, run: Run, trainer: Trainer, meter: Meter, fingerprints: Fingerprints,
+        processes: Processes,
+    ) -> None:  # fmt: skip
+        self._options, self._run, self._trainer, self._meter = options, run, trainer, meter
+        self._fingerprints, self._processes = fingerprints, processes
+        self.best: Best | None = None
+        self.saved = 0
+        self._saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether so many updates or minutes have passed; all processes ask together."""
+        every, minutes = self._options.checkpoint_every, self._options.checkpoint_minutes
+        by_updates = every is not None and self._trainer.update % every == 0
+        by_minutes = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        # Clocks differ: what one process says goes for all.
+        return by_updates or (minutes is not None and self._processes.any(by_minutes))
+
+    def save(self) -> None:
+        """Makes a checkpoint of where training is, and deletes those that are not to be kept.
+
+        Raises:
+            InputError: it cannot be written; those before are still there.
+        """
+        trainer, checkpoints = self._trainer, self._run.checkpoints
+        if trainer.update == self.saved:
+            return
+        state = {
+            "options": fixed_options(self._options),
+            **self._fingerprints._asdict(),
+            "metrics_bytes": self._processes.from_main(self._run.synced_metrics() if self._processes.is_main else 0),
+            "meter": self._meter.state(),
+            "best": self.best,
+        }
+        content = Checkpoint(
+            update=trainer.update,
+            model=trainer.weights(),
+            optimizer=trainer.optimizer_state(),
+            streams={trainer.rows: trainer.streams_state()},
+            state=state,
+        )
+        checkpoints.save(content, self._processes)
+        self.saved, self._saved_at = trainer.update, time.monotonic()
+        kept = {*checkpoints.updates()[-self._options.keep :], *([] if self.best is None else [self.best.update])}
+        self._processes.on_main(lambda: checkpoints.keep(kept))
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint, which `newest` found.
+
+        Raises:
+            InputError: it is of another text or tokenizer, or no checkpoint of this run.
+        """
+        update = checkpoint.update
+        folder = self._run.checkpoints.folder(update)
+        try:
+            self._check(folder, checkpoint.state)
+            self._meter.restore(checkpoint.state["meter"])
+            best = checkpoint.state["best"]
+            self.best = None if best is None else Best(*best)
+            metrics_bytes = checkpoint.state["metrics_bytes"]
+            self._trainer.restore(update, checkpoint.model, checkpoint.optimizer, checkpoint.streams)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise _foreign(folder, repr(error)) from error
+        self._processes.on_main(lambda: self._run.cut_metrics(metrics_bytes))
+        self.saved = update
+
+    def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
+        for name, remedy in (("data", "give the text that the run began with"), ("tokenizer", "put its own back")):
+            here, there = getattr(self._fingerprints, name), state[name]
+            if here != there:
+                raise InputError(
+                    f"{folder} was trained with another {name}: its fingerprint is {there[:12]}, "
+                    f"that of the given one {here[:12]}; {remedy}, or choose another --out"
+                )
+
+
+def newest(run: Run) -> Checkpoint | None:
+    """The newest checkpoint of a run, every byte of it checked; None if there is none.
+
+    Raises:
+        InputError: it is damaged, or of other options than the run's.
+    """
+    updates = run.checkpoints.updates()
+    if not updates:
+        return None
+    folder, checkpoint = run.checkpoints.folder(updates[-1]), run.checkpoints.load(updates[-1])
+    there = checkpoint.state.get("options")
+    if not isinstance(there, dict):
+        raise _foreign(folder, "it has no options")
+    for name, here in fixed_options(run.options).items():
+        if name not in there or here != there[name]:
+            raise InputError(
+                f"{folder} is of another run: its {flag(name)} is {there.get(name)!r}, in {run.path} it is {here!r}; "
+                "put back the checkpoint or the config.yaml that belongs here"
+            )
+    return checkpoint
+
+
+def _foreign(folder: Path, why: str) -> InputError:
+    return InputError(f"{folder} is no checkpoint of this run ({why}); delete it to go on from the one before")

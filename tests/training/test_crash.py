@@ -1,0 +1,50 @@
+"""Training that is killed again and again ends as if nothing had happened, bit for bit."""
+
+import dataclasses
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from crashing import count_operations, left_behind, run_and_kill
+
+from feedback_transformer_pytorch.training.loop import train
+from feedback_transformer_pytorch.training.options import TrainOptions
+
+
+@pytest.fixture
+def undisturbed(options: TrainOptions, tmp_path: Path) -> TrainOptions:
+    """The options of a run of about a second with many saves, which has been trained."""
+    options = dataclasses.replace(
+        options, out=str(tmp_path / "undisturbed"), cache=str(tmp_path / "cache"), max_updates=24, eval_every=12,
+        checkpoint_every=3, checkpoint_minutes=None, log_every=4, dropout=0.1,
+    )  # fmt: skip
+    train(options)
+    return options
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments_changes_nothing(undisturbed: TrainOptions, tmp_path: Path, kills: int) -> None:
+    """A third of the moments lie within a save."""
+    expected = left_behind(Path(undisturbed.out))
+    began = time.perf_counter()
+    operations = count_operations(dataclasses.replace(undisturbed, out=str(tmp_path / "counted")))
+    duration = time.perf_counter() - began
+    chance = random.Random(0)
+    killed, killed_in_save, finished = 0, 0, 0
+    while killed < kills:
+        options = dataclasses.replace(undisturbed, out=str(tmp_path / f"run{finished}"))
+        in_save = killed_in_save * 3 < kills
+        moment = chance.randint(1, operations // 3) if in_save else None
+        code = run_and_kill(options, at_operation=moment, after=None if in_save else chance.uniform(0, duration))
+        if code == 0:
+            assert left_behind(Path(options.out)) == expected
+            finished += 1
+            continue
+        assert code == -signal.SIGKILL
+        killed += 1
+        killed_in_save += in_save
+    assert killed_in_save >= 6
+    assert run_and_kill(options) == 0
+    assert left_behind(Path(options.out)) == expected

@@ -1,0 +1,89 @@
+"""Two gloo processes train as one does with the same streams, and take over each other's checkpoints."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from feedback_transformer_pytorch.training.checkpoint import Checkpoints
+from feedback_transformer_pytorch.training.loop import train
+from feedback_transformer_pytorch.training.options import TrainOptions
+
+
+@pytest.fixture
+def options(options: TrainOptions, tmp_path: Path) -> TrainOptions:
+    """Without dropout, as other processes draw other random numbers; with documents, so that memories differ."""
+    text = tmp_path / "text.jsonl"
+    lines = [f"{n} sheep and {n * n} goats went over the bridge. " * (n % 5 + 1) for n in range(300)]
+    text.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return dataclasses.replace(
+        options,
+        files=[str(text)],
+        out=str(tmp_path / "one"),
+        cache=str(tmp_path / "cache"),
+        reset_documents=True,
+        dropout=0.0,
+        batch_size=8,
+        accumulate=2,
+        max_updates=8,
+        eval_every=4,
+        log_every=1,
+        keep=9,
+    )
+
+
+def train_in_two(options: TrainOptions) -> None:
+    """By `torchrun`, with the options in a file."""
+    config = Path(options.out + ".yaml")
+    config.write_text(yaml.safe_dump(options.to_dict()))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    subprocess.run(
+        [*launch, "feedback_transformer_pytorch.cli", "train", "--config", str(config)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+
+
+def figures(options: TrainOptions) -> list[float]:
+    """The losses, and the bits per byte of the held-out text."""
+    lines = (Path(options.out) / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [record.get("loss", record.get("bits_per_byte")) for record in records if record["kind"] != "xz"]
+
+
+def halfway(options: TrainOptions, name: str) -> TrainOptions:
+    """A copy of a run as it was after half of its updates."""
+    copy = dataclasses.replace(options, out=str(Path(options.out).parent / name))
+    shutil.copytree(options.out, copy.out)
+    Checkpoints(Path(copy.out) / "checkpoints").keep({options.max_updates // 2})
+    return copy
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one_and_take_over_from_each_other(options: TrainOptions, strategy: str) -> None:
+    train(options)
+    two = dataclasses.replace(options, out=options.out + "-two", strategy=strategy)
+    train_in_two(two)
+    assert len(figures(two)) == options.max_updates + 2
+    assert figures(two) == pytest.approx(figures(options), rel=1e-5)
+
+    one_from_two = halfway(two, "one-from-two")
+    train(one_from_two)
+    assert figures(one_from_two) == pytest.approx(figures(options), rel=1e-5)
+
+    two_from_one = dataclasses.replace(halfway(options, "two-from-one"), strategy=strategy)
+    train_in_two(two_from_one)
+    assert figures(two_from_one) == pytest.approx(figures(options), rel=1e-5)
+
+    two_from_two = halfway(two, "two-from-two")
+    train_in_two(two_from_two)
+    assert (Path(two_from_two.out) / "model.safetensors").read_bytes() == (
+        Path(two.out) / "model.safetensors"
+    ).read_bytes()
