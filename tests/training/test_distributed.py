@@ -43,12 +43,13 @@ def train_in_two(options: TrainOptions) -> None:
     config = Path(options.out + ".yaml")
     config.write_text(yaml.safe_dump(options.to_dict()))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    subprocess.run(
+    done = subprocess.run(
         [*launch, "feedback_transformer_pytorch.cli", "train", "--config", str(config)],
-        check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
 
 
 def figures(options: TrainOptions) -> list[float]:

@@ -45,18 +45,24 @@ def test_metrics_come_back_line_by_line(run: Run) -> None:
 
 def test_metrics_are_cut_where_the_checkpoint_was(run: Run) -> None:
     run.log({"kind": "train", "update": 1})
-    length = run.synced_metrics()
+    so_far = run.metrics_so_far()
     run.log({"kind": "train", "update": 2})
-    run.cut_metrics(length)
+    run.cut_metrics(so_far)
     assert [record["update"] for record in run.metrics()] == [1]
-    with pytest.raises(InputError, match=f"it has {length} bytes, the checkpoint knows {length + 1}"):
-        run.cut_metrics(length + 1)
+
+
+def test_metrics_that_are_not_as_they_were_are_named(run: Run) -> None:
+    run.log({"kind": "train", "update": 1})
+    so_far = run.metrics_so_far()
+    path = run.path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    with pytest.raises(InputError, match="metrics.jsonl is damaged: its first 31 bytes are not those"):
+        run.cut_metrics(so_far)
 
 
 def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
-    assert run.metrics() == []
-    assert run.synced_metrics() == 0
-    run.cut_metrics(0)
+    run.cut_metrics(run.metrics_so_far())
+    run.drop_metrics()
     assert run.metrics() == []
 
 

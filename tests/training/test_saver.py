@@ -1,5 +1,4 @@
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -152,7 +151,7 @@ def test_a_checkpoint_of_other_options_is_refused(options: TrainOptions, start: 
         newest(training.run)
 
 
-@pytest.mark.parametrize("name", ["meter", "best", "metrics_bytes", "data", "options"])
+@pytest.mark.parametrize("name", ["meter", "best", "metrics", "data", "options"])
 def test_a_checkpoint_that_lacks_something_is_refused(
     options: TrainOptions, start: Callable[..., Training], processes: Processes, name: str
 ) -> None:
@@ -175,10 +174,9 @@ def test_metrics_that_are_shorter_than_the_checkpoint_knows_are_refused(
     training = start(options)
     training.run.log({"kind": "train", "update": 1})
     training.save_each(1)
-    length = len(json.dumps({"kind": "train", "update": 1})) + 1
     (training.run.path / "metrics.jsonl").write_text("{}\n")
     second = start(again(options))
-    with pytest.raises(InputError, match=f"metrics.jsonl is damaged: it has 3 bytes, the checkpoint knows {length}"):
+    with pytest.raises(InputError, match="metrics.jsonl is damaged"):
         second.saver.resume(newest(second.run))
 
 

@@ -50,7 +50,11 @@ def train(options: TrainOptions) -> Outcome:
         MissingExtraError: an option needs a package that is not installed.
     """
     check_installed(options)
-    processes = Processes(options.trackers, options.out)
+    with Processes(options.trackers, options.out) as processes:
+        return _train(options, processes)
+
+
+def _train(options: TrainOptions, processes: Processes) -> Outcome:
     found = find(options)
     checkpoint = None if found is None else newest(found)
     tokenizer = _tokenizer(options, found)
@@ -146,7 +150,7 @@ def _begin(
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
     else:
-        processes.on_main(lambda: run.cut_metrics(0))
+        processes.on_main(run.drop_metrics)
     xz = processes.from_main(validation.xz() if processes.is_main else None)
     assert xz is not None
     progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")

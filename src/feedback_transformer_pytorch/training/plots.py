@@ -63,15 +63,17 @@ def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["
         x: what the curves are drawn over.
 
     Raises:
-        InputError: a run has a record without `x`.
+        InputError: a run has a record without a number as `x` or as bits per byte.
     """
     figure = _figure(height=4.5)
     axes = figure.add_subplot()
     visible = []
     for number, (name, metrics) in enumerate(runs):
         training, heldout = _of_kind(metrics, "train"), _of_kind(metrics, "validation")
-        if not all(x in record for record in training + heldout):
-            raise InputError(f"{name} has records without {x!r}, which older versions did not write; choose --x update")
+        for record in training + heldout:
+            for key in (x, "bits_per_byte"):
+                if not isinstance(record.get(key), int | float):
+                    raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; mend or delete it")
         visible += _draw(axes, training, x, "-", f"C{number}", name)
         visible += _draw(axes, heldout, x, "o", f"C{number}", None)
     _frame(axes, visible)

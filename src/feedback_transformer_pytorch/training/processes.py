@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes of a run, as `torchrun` or `accelerate launch` started them; otherwise one.
+    """The processes of a run, as `torchrun` or `accelerate launch` started them; otherwise one. Enter it to use it.
 
     Attributes:
         accelerator: Accelerate's view of them.
@@ -51,6 +51,14 @@ class Processes:
             )
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A process that ends with its connections open may be aborted by their threads.
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     @property
     def is_main(self) -> bool:

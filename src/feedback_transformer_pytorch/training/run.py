@@ -175,25 +175,36 @@ class Run:
             records.append(record)
         return records
 
-    def synced_metrics(self) -> int:
-        """The length of metrics.jsonl in bytes, all of them on the disk."""
+    def metrics_so_far(self) -> dict[str, Any]:
+        """The length of metrics.jsonl in bytes and its SHA-256, once all of it is on the disk."""
         sync(self._metrics)
-        return self._metrics.stat().st_size if self._metrics.exists() else 0
+        content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def cut_metrics(self, length: int) -> None:
-        """Drops what was logged after metrics.jsonl had `length` bytes.
+    def cut_metrics(self, so_far: Mapping[str, Any]) -> None:
+        """Drops what was logged after `metrics_so_far`.
 
         Raises:
-            InputError: it is shorter than that, or cannot be written.
+            InputError: what was logged before is not as it was, or the file cannot be written.
         """
-        size = self._metrics.stat().st_size if self._metrics.exists() else 0
-        if size < length:
+        content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        kept = content[: so_far["bytes"]]
+        if hashlib.sha256(kept).hexdigest() != so_far["sha256"]:
             raise InputError(
-                f"{self._metrics} is damaged: it has {size} bytes, the checkpoint knows {length}; "
-                "put a good copy in its place"
+                f"{self._metrics} is damaged: its first {so_far['bytes']} bytes are not those that the checkpoint "
+                "knows; put a good copy in its place"
             )
-        if size > length:
-            cut_synced(self._metrics, length)
+        if kept != content:
+            cut_synced(self._metrics, len(kept))
+
+    def drop_metrics(self) -> None:
+        """Deletes metrics.jsonl.
+
+        Raises:
+            InputError: it cannot be deleted.
+        """
+        with writing(self._metrics):
+            self._metrics.unlink(missing_ok=True)
 
     def _read_weights(self) -> dict[str, torch.Tensor]:
         content = self.weights.read_bytes()

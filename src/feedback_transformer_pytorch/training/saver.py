@@ -70,7 +70,7 @@ class Saver:
         state = {
             "options": fixed_options(self._options),
             **self._fingerprints._asdict(),
-            "metrics_bytes": self._processes.from_main(self._run.synced_metrics() if self._processes.is_main else 0),
+            "metrics": self._run.metrics_so_far() if self._processes.is_main else None,
             "meter": self._meter.state(),
             "best": self.best,
         }
@@ -99,13 +99,13 @@ class Saver:
             self._meter.restore(checkpoint.state["meter"])
             best = checkpoint.state["best"]
             self.best = None if best is None else Best(*best)
-            metrics_bytes = checkpoint.state["metrics_bytes"]
+            metrics = checkpoint.state["metrics"]
             self._trainer.restore(update, checkpoint.model, checkpoint.optimizer, checkpoint.streams)
         except (InputError, torch.OutOfMemoryError):
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise _foreign(folder, repr(error)) from error
-        self._processes.on_main(lambda: self._run.cut_metrics(metrics_bytes))
+        self._processes.on_main(lambda: self._run.cut_metrics(metrics))
         self.saved = update
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
