@@ -186,13 +186,32 @@ def _settings_first(arguments: list[str]) -> list[str]:
         rest.append(f"--out={settings.out}")
         own = Path(settings.out) / "config.yaml"
         if settings.resume and own.is_file():
+            _check_run(settings.out)
             settings.config.insert(0, str(own))
     if settings.resume:
         rest.append("--resume")
+    for config in settings.config:
+        _check_text(config)
     preset = settings.preset or next(filter(None, map(_preset_in, settings.config)), None)
     files = [str(preset_file(preset)), *settings.config] if preset else settings.config
     named = ["--preset", preset] if preset else []
     return ["train", *(f"--config={file}" for file in files), *named, *rest]
+
+
+def _check_run(path: str) -> None:
+    """Says what is wrong with the configuration of a run, better than jsonargparse would."""
+    from .training.run import Run
+
+    Run.open(path)
+
+
+def _check_text(config: str) -> None:
+    """Raises InputError if a configuration file is no text. That it is missing is jsonargparse's to say."""
+    with contextlib.suppress(OSError):
+        try:
+            Path(config).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{config} is no YAML: {error}") from error
 
 
 def _preset_in(config: str) -> str | None:

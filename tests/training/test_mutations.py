@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from feedback_transformer_pytorch import cli
@@ -82,7 +82,7 @@ def commands(name: str, home: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), mutation=MUTATIONS, place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_a_damaged_file_is_one_error_and_nothing_changes(
     home: Path, part: int, data: st.DataObject, mutation: str, place: float, byte: int
