@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/
 DEMO ?= demo-run
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test soak lint bench clean
 
 .venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ lint: .venv/ready
 
 test: lint  ## everything that must hold, in less than ten minutes on two cores
 	$(RUN)pytest -n 2
+
+soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 updates, 40 MB of text
+	$(RUN)pytest -m slow
 
 bench: .venv/ready
 	$(RUN)python benchmarks/speed.py
