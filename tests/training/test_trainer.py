@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -151,3 +152,14 @@ def test_dropout_differs_between_seeds(options: TrainOptions, trainer_of: Traine
         trainer.model.load_state_dict(weights)
         losses.append(trainer.step().loss)
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_model_learns_the_same(options: TrainOptions, trainer_of: TrainerOf) -> None:
+    options = dataclasses.replace(options, model="parallel", dropout=0.0)
+    plain, compiled = (
+        [step.loss for step in steps(trainer_of(dataclasses.replace(options, compile=flag)), 3)]
+        for flag in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=1e-5)
