@@ -49,16 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (MemoryError, torch.OutOfMemoryError):
-        print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
+    except (InputError, MissingExtraError, argparse.ArgumentError, OSError) as error:
+        if os.environ.get("RANK", "0") == "0":  # of several processes, which all fail alike, the first one says why
+            print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # how torch says on a CPU that memory is out
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
         print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
-        return USER_ERROR
-    except (InputError, MissingExtraError, argparse.ArgumentError, OSError) as error:
-        print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
 
 
@@ -229,6 +227,11 @@ def _preset_in(config: str) -> str | None:
 def _hyphenated(argument: str) -> str:
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU, torch says so in the text of its error.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:

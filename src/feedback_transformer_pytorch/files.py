@@ -32,25 +32,6 @@ def write_whole(path: Path, content: bytes) -> None:
         sync_directory(path.parent)
 
 
-@contextlib.contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """Yields a new directory to fill, which becomes `path` when the block ends: `path` is there whole or not at all.
-
-    The files in it must be synced by who writes them (`write_synced`).
-
-    Raises:
-        InputError: it cannot be written, `path` exists, or the block raised OSError; nothing is left behind.
-    """
-    beside = begin_directory(path)
-    try:
-        with writing(path):
-            yield beside
-        finish_directory(path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
 def begin_directory(path: Path) -> Path:
     """Makes a new directory to fill, which `finish_directory` turns into `path`.
 
@@ -139,7 +120,7 @@ def cut_synced(path: Path, length: int) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, if there is one, is on the disk.
+    """Waits until a file, if there is one, and its name are on the disk.
 
     Raises:
         InputError: the disk is full or broken.
@@ -147,6 +128,7 @@ def sync(path: Path) -> None:
     if path.exists():
         with writing(path), path.open("ab") as file:
             os.fsync(file.fileno())
+            sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedback_transformer_pytorch.data import Piece, documents, read_pieces, read_text
+from feedback_transformer_pytorch.data import Piece, documents, read_pieces
 from feedback_transformer_pytorch.errors import InputError, MissingExtraError
+
+
+def read_text(sources: list[str], **options: str) -> bytes:
+    return b"".join(piece.text for piece in read_pieces(sources, **options))
 
 
 @pytest.fixture

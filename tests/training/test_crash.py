@@ -26,7 +26,7 @@ def undisturbed(options: TrainOptions, tmp_path: Path) -> TrainOptions:
 
 @pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_sigkill_at_random_moments_changes_nothing(undisturbed: TrainOptions, tmp_path: Path, kills: int) -> None:
-    """A third of the moments lie within a save."""
+    """A third of the moments, at least, lie within a save."""
     expected = left_behind(Path(undisturbed.out))
     began = time.perf_counter()
     operations = count_operations(dataclasses.replace(undisturbed, out=str(tmp_path / "counted")))
@@ -45,6 +45,6 @@ def test_sigkill_at_random_moments_changes_nothing(undisturbed: TrainOptions, tm
         assert code == -signal.SIGKILL
         killed += 1
         killed_in_save += in_save
-    assert killed_in_save >= 6
+    assert 3 * killed_in_save >= kills
     assert run_and_kill(options) == 0
     assert left_behind(Path(options.out)) == expected

@@ -8,7 +8,6 @@ from .corpus import default_corpus as default_corpus
 from .corpus import read_corpus as read_corpus
 from .documents import Piece as Piece
 from .documents import read_pieces as read_pieces
-from .documents import read_text as read_text
 from .load_tokenizer import load_tokenizer as load_tokenizer
 from .standard_library import standard_library_text as standard_library_text
 from .store import Progress as Progress

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
+import subprocess
+import sys
 
 from ..errors import InputError
 
@@ -26,4 +27,7 @@ def xz_bits_per_byte(text: bytes, before: bytes = b"") -> float:
 
 
 def _xz_size(text: bytes) -> int:
-    return len(lzma.compress(text, preset=9))
+    # In a process of its own, as the memory it takes would otherwise stay the largest that a run ever has.
+    script = "import lzma, sys; print(len(lzma.compress(sys.stdin.buffer.read(), preset=9)))"
+    done = subprocess.run([sys.executable, "-I", "-c", script], input=text, capture_output=True, check=True)
+    return int(done.stdout)

@@ -58,15 +58,6 @@ def read_pieces(sources: Sequence[str], *, text_field: str = "text") -> Iterator
     return (piece for source in sources for piece in _read_source(source, text_field))
 
 
-def read_text(sources: Sequence[str], *, text_field: str = "text") -> bytes:
-    """Return all that `read_pieces` yields, joined.
-
-    Raises:
-        InputError, MissingExtraError: as `read_pieces` does.
-    """
-    return b"".join(piece.text for piece in read_pieces(sources, text_field=text_field))
-
-
 def _read_source(source: str, text_field: str) -> Iterator[Piece]:
     if source == "-":
         yield from _not_empty(_cut(sys.stdin.buffer), "standard input (-)")

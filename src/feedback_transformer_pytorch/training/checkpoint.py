@@ -197,7 +197,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
 def _damaged(path: Path, how: str) -> InputError:
     return InputError(
         f"{path} is damaged: {how}; put a good copy in its place, or delete {path.parent} to go on from the "
-        "checkpoint before it"
+        "checkpoint before it, if there is one, or else from the start"
     )
 
 

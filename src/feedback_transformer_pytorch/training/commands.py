@@ -53,7 +53,7 @@ def evaluate_run(options: EvalOptions) -> Evaluation:
             options.files,
             tokenizer,
             text_field=run.options.text_field,
-            cache=default_cache(),
+            cache=default_cache() if run.options.cache is None else Path(run.options.cache),
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
         before = tokenizer.encode("\n")

@@ -6,6 +6,7 @@ import math
 import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from .plots import curves_png
 from .processes import Processes
 from .progress import TrainingProgress, describe_xz
 from .run import Run, find
-from .saver import Best, Fingerprints, Saver, newest
+from .saver import Fingerprints, Saver, newest
 from .trackers import Trackers, check_installed
 from .trainer import Trainer
 from .validation import Validation, XzFigures
@@ -89,7 +90,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
         with StopRequest() as stop, trackers.started():
             return _Loop(
                 options, processes, streams, trainer, validation, xz, meter, run, saver, trackers, progress, stop
-            ).run()
+            ).train()
 
 
 def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
@@ -109,15 +110,25 @@ def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
 
 def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgress, processes: Processes) -> Corpus:
     """The text; the main process reads it first, and the others find its tokens in the cache."""
-    with processes.main_first(), progress.reading() as on_progress:
-        return read_corpus(
-            options.files,
-            options.heldout,
-            tokenizer,
-            text_field=options.text_field,
-            cache=default_cache() if options.cache is None else Path(options.cache),
-            on_progress=on_progress,
-        )
+    if processes.count > 1 and "-" in options.files + options.heldout:
+        raise InputError(f"{processes.count} processes cannot all read standard input (-); give a file")
+    found: list[Corpus] = []
+
+    def read() -> None:
+        with progress.reading() as on_progress:
+            corpus = read_corpus(
+                options.files,
+                options.heldout,
+                tokenizer,
+                text_field=options.text_field,
+                cache=default_cache() if options.cache is None else Path(options.cache),
+                on_progress=on_progress,
+            )
+        found.append(corpus)
+
+    processes.on_main(read)
+    processes.together(lambda: None if found else read())
+    return found[0]
 
 
 def _model(options: TrainOptions, tokenizer: Tokenizer, *, fresh: bool) -> LanguageModel:
@@ -149,13 +160,11 @@ def _begin(
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
-    else:
-        processes.on_main(run.drop_metrics)
-    xz = processes.from_main(validation.xz() if processes.is_main else None)
-    assert xz is not None
+    elif processes.on_main(run.drop_metrics):
+        progress.say(f"{run.path} has no checkpoint: training begins anew")
+    xz = processes.on_main(validation.xz)
     progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")
-    if processes.is_main:
-        run.log({"kind": "xz", **asdict(xz)})
+    processes.on_main(lambda: run.log({"kind": "xz", **asdict(xz)}))
     return xz
 
 
@@ -168,13 +177,13 @@ class _Loop:
     validation: Validation
     xz: XzFigures
     meter: Meter
-    files: Run
+    run: Run
     saver: Saver
     trackers: Trackers
     progress: TrainingProgress
     stop: StopRequest
 
-    def run(self) -> Outcome:
+    def train(self) -> Outcome:
         """Trains to the end or until a stop is asked for; either way with a checkpoint."""
         trainer, total = self.trainer, self.options.max_updates
         self.progress.advance(trainer.update)
@@ -183,7 +192,7 @@ class _Loop:
             if self._is_validation_owed():
                 self._validate()
             elif trainer.update >= total:
-                self.progress.say(f"{self.files.path} is done: {total} updates; choose another --out to train anew")
+                self.progress.say(f"{self.run.path} is done: {total} updates; choose another --out to train anew")
             while trainer.update < total:
                 self._check_stop()
                 self._update()
@@ -203,8 +212,8 @@ class _Loop:
             self._save_weights()
             self.progress.say(
                 f"stopped by {stopped.signal.name} after update {trainer.update} of {total}\n"
-                f"to go on: feedback-transformer train --resume --out {self.files.path}\n"
-                f"to write with the weights of that update: feedback-transformer generate {self.files.path}"
+                f"to go on: feedback-transformer train --resume --out {self.run.path}\n"
+                f"to write with the weights of that update: feedback-transformer generate {self.run.path}"
             )
             return Outcome(trainer.update, stopped.signal)
         return Outcome(trainer.update, None)
@@ -220,7 +229,7 @@ class _Loop:
         self.progress.advance(step.update)
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved
-            good = f"the last checkpoint is {self.files.checkpoints.folder(saved)}" if saved else "no checkpoint yet"
+            good = f"the last checkpoint is {self.run.checkpoints.folder(saved)}" if saved else "no checkpoint yet"
             raise InputError(
                 f"training diverged: the loss or the gradient was not finite at {self.meter.skipped_in_row} updates in "
                 f"a row, the last one {step.update} (loss {step.loss}); {good}; "
@@ -233,17 +242,16 @@ class _Loop:
     def _is_validation_owed(self) -> bool:
         """Whether a stop came before the end of the last update's validation."""
         update = self.trainer.update
-        owed = self.processes.is_main and update > 0 and self._is_due(self.options.eval_every)
-        return self.processes.from_main(
-            owed and not any((r["kind"], r.get("update")) == ("validation", update) for r in self.files.metrics())
-        )
+        if update == 0 or not self._is_due(self.options.eval_every):
+            return False
+        return update not in self.processes.on_main(self.run.validated)
 
     def _report(self) -> None:
         interval, layer_weights = self.meter.take(), self.trainer.layer_weights()
-        if interval is None or not self.processes.is_main:
+        if interval is None:
             return
         record = {**interval.to_dict(), **layer_weights}
-        self.files.log({"kind": "train", **record})
+        self.processes.on_main(lambda: self.run.log({"kind": "train", **record}))
         self.trackers.log("train", record)
         self.progress.interval(interval)
 
@@ -256,19 +264,19 @@ class _Loop:
             bits_per_byte = self.validation.bits_per_byte(model, check)
             sample = self.validation.sample(model, update, check)
         self._save_weights()
-        if self.saver.best is None or bits_per_byte < self.saver.best.bits_per_byte:
-            self.saver.best = Best(update, bits_per_byte)
-        if self.processes.is_main:
-            figures = {"update": update, **self.meter.so_far(), "bits_per_byte": bits_per_byte}
-            self.files.log({"kind": "validation", **figures, "sample": sample})
-            self.trackers.log("validation", figures)
-            write_whole(self.files.curves, curves_png(self.files.metrics(), title=self.files.path.name))
-            self.progress.validation(update, bits_per_byte, self.xz, sample)
+        figures = {"update": update, **self.meter.so_far(), "bits_per_byte": bits_per_byte}
+        self.processes.on_main(lambda: self._keep_validation({"kind": "validation", **figures, "sample": sample}))
+        self.trackers.log("validation", figures)
+        self.progress.validation(update, bits_per_byte, self.xz, sample)
         self.meter.resume()
+
+    def _keep_validation(self, record: dict[str, Any]) -> None:
+        self.run.log(record)
+        write_whole(self.run.curves, curves_png(self.run.metrics(), title=self.run.path.name))
 
     def _save_weights(self) -> None:
         weights = self.trainer.weights()
-        self.processes.on_main(lambda: self.files.save_weights(weights))
+        self.processes.on_main(lambda: self.run.save_weights(weights))
 
 
 def _go_on() -> None:

@@ -148,7 +148,7 @@ class TrainOptions(Options):
     tokenizer: Annotated[str, About("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
     cache: Annotated[str | None, About("where tokens are kept; null: feedback-transformer in the user's cache")] = None
     model: Annotated[Model, About("the architecture")] = "feedback"
-    init_from: Annotated[str | None, About("a RUN whose weights to start from, of a feedback or parallel model")] = None
+    init_from: Annotated[str | None, About("a RUN whose weights to start from, of any model")] = None
     dim: Annotated[int, About("model width D", at_least=1)] = 256
     depth: Annotated[int, About("layers L", at_least=1)] = 4
     heads: Annotated[int, About("query heads H", at_least=1)] = 4
@@ -202,6 +202,10 @@ class TrainOptions(Options):
                     f"{flag(name)} is {length}; it must be a multiple of --seq-len {self.seq_len}, "
                     "so that blocks end where segments end"
                 )
+        if self.first_block_len is None and self.curriculum_updates:
+            raise InputError(f"--curriculum-updates is {self.curriculum_updates}; give --first-block-len too")
+        if self.compile and self.model == "feedback":
+            raise InputError("--compile gains nothing for --model feedback, whose walk through time is not compiled")
         stages(self.block_len, self.first_block_len, self.curriculum_updates)
         if self.batch_size % self.accumulate:
             raise InputError(f"--accumulate is {self.accumulate}; it must divide --batch-size {self.batch_size}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -92,11 +93,12 @@ def _of_kind(records: Iterable[Record], kind: str) -> list[Record]:
 
 
 def _draw(axes: Axes, records: Sequence[Record], x: str, style: str, colour: str, label: str | None) -> list[float]:
-    """Draws a curve; returns its heights after the first tenth, which must stay in the picture."""
+    """Draws a curve; returns its finite heights after the first tenth, which must stay in the picture."""
     places = [record[x] for record in records]
     heights = [record["bits_per_byte"] for record in records]
     axes.plot(places, heights, style, color=colour, label=label, linewidth=1.2, markersize=4)
-    return [height for place, height in zip(places, heights, strict=True) if place > 0.1 * places[-1]]
+    late = (height for place, height in zip(places, heights, strict=True) if place > 0.1 * places[-1])
+    return [height for height in late if math.isfinite(height)]
 
 
 def _draw_layer_weights(axes: Axes, records: Sequence[Record]) -> None:

@@ -1,12 +1,14 @@
 """Several processes that train one model: what they agree on, and what each of them alone does.
 
-Everything here is collective: all processes call it at the same place. With one process it costs nothing.
+Methods that return or do something for all are collective: all processes call them at the same place. With one process
+they cost nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Self, TypeVar
 
 import torch
@@ -18,11 +20,13 @@ from .options import Strategy
 
 try:
     from accelerate import Accelerator, DistributedType
-    from accelerate.utils import broadcast_object_list, gather_object
+    from accelerate.utils import InitProcessGroupKwargs, gather_object
 except ImportError as error:
     raise MissingExtraError("accelerate", "train") from error
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=6)  # the others wait while the main process makes tokens of a large text
 
 
 class Processes:
@@ -40,7 +44,12 @@ class Processes:
 
     def __init__(self, trackers: Sequence[str] = (), folder: str = ".") -> None:
         self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(), log_with=list(trackers) or None, project_dir=folder
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision="no",  # whatever Accelerate is set up for: --precision says it
+            dynamo_backend="no",
+            log_with=list(trackers) or None,
+            project_dir=folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
         self.device: torch.device = self.accelerator.device
         kind = self.accelerator.distributed_type
@@ -55,9 +64,10 @@ class Processes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # A process that ends with its connections open may be aborted by their threads.
-        if self.count > 1 and torch.distributed.is_initialized():
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A process that ends with its connections open may be aborted by their threads. After an error the others
+        # may be waiting in the middle of something, and closing would wait for them.
+        if self.count > 1 and kind is None and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     @property
@@ -94,17 +104,9 @@ class Processes:
         votes = torch.tensor(float(flag), device=self.device)
         return bool(self.accelerator.reduce(votes, "sum").item())
 
-    def main_first(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, the main process goes first, and the others follow when it has left."""
-        return self.accelerator.main_process_first()
-
     def mean(self, value: Tensor) -> Tensor:
         """The average over all processes."""
         return value if self.count == 1 else self.accelerator.reduce(value, "mean")
-
-    def from_main(self, value: T) -> T:
-        """The value of the main process."""
-        return value if self.count == 1 else broadcast_object_list([value])[0]
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in order."""
@@ -124,9 +126,9 @@ class Processes:
                 raise InputError(message)
         return [outcome for outcome, _ in outcomes]  # type: ignore[misc]
 
-    def on_main(self, action: Callable[[], T]) -> None:
-        """Lets the main process act while the others wait; if it fails, all raise its InputError."""
-        self.together(lambda: action() if self.is_main else None)
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Lets the main process act while the others wait; all get what it returns, or the InputError it raises."""
+        return self.together(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

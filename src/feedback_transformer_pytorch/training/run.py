@@ -2,7 +2,7 @@
 
 config.yaml        the options, all of them; `train --config` takes it
 tokenizer.json     the tokenizer, if it is not bytes
-model.safetensors  the weights of the last validation
+model.safetensors  the weights of the last validation or stop
 metrics.jsonl      one JSON object a line: kinds "xz", "train" and "validation"
 curves.png         the metrics drawn
 checkpoints/       what training goes on from (see checkpoint.py)
@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 
 from ..data import Tokenizer, load_tokenizer
 from ..errors import InputError, MissingExtraError
-from ..files import PART, append_line, cut_synced, remove_parts, sync, write_whole, writing
+from ..files import PART, append_line, cut_synced, remove_parts, sync, sync_directory, write_whole, writing
 from .architectures import LanguageModel, build_model
 from .checkpoint import Checkpoints
 from .options import TrainOptions, flag
@@ -71,6 +71,7 @@ class Run:
             del values[name]
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
+            sync_directory(path.parent)
         json_of_tokenizer = tokenizer.to_json()
         if json_of_tokenizer is not None:
             write_whole(path / "tokenizer.json", json_of_tokenizer.encode())
@@ -175,36 +176,48 @@ class Run:
             records.append(record)
         return records
 
+    def validated(self) -> dict[int, float]:
+        """Bits per byte of all validations, by their updates.
+
+        Raises:
+            InputError: as `metrics` does.
+        """
+        return {r["update"]: r["bits_per_byte"] for r in self.metrics() if r["kind"] == "validation"}
+
     def metrics_so_far(self) -> dict[str, Any]:
         """The length of metrics.jsonl in bytes and its SHA-256, once all of it is on the disk."""
         sync(self._metrics)
         content = self._metrics.read_bytes() if self._metrics.exists() else b""
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def cut_metrics(self, so_far: Mapping[str, Any]) -> None:
-        """Drops what was logged after `metrics_so_far`.
+    def cut_metrics(self, so_far: Mapping[str, Any], update: int) -> None:
+        """Drops what was logged after `metrics_so_far`, but for the validation of that update.
 
         Raises:
             InputError: what was logged before is not as it was, or the file cannot be written.
         """
         content = self._metrics.read_bytes() if self._metrics.exists() else b""
-        kept = content[: so_far["bytes"]]
+        kept, rest = content[: so_far["bytes"]], content[so_far["bytes"] :]
         if hashlib.sha256(kept).hexdigest() != so_far["sha256"]:
             raise InputError(
                 f"{self._metrics} is damaged: its first {so_far['bytes']} bytes are not those that the checkpoint "
                 "knows; put a good copy in its place"
             )
+        if _is_validation(rest.partition(b"\n")[0], update):  # it was stopped, and made up for when training went on
+            kept += rest.partition(b"\n")[0] + b"\n"
         if kept != content:
             cut_synced(self._metrics, len(kept))
 
-    def drop_metrics(self) -> None:
-        """Deletes metrics.jsonl.
+    def drop_metrics(self) -> bool:
+        """Deletes metrics.jsonl; returns whether there was any.
 
         Raises:
             InputError: it cannot be deleted.
         """
+        existed = self._metrics.exists()
         with writing(self._metrics):
             self._metrics.unlink(missing_ok=True)
+        return existed
 
     def _read_weights(self) -> dict[str, torch.Tensor]:
         content = self.weights.read_bytes()
@@ -249,6 +262,14 @@ def find(options: TrainOptions) -> Run | None:
     if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
         raise InputError(f"{path} is not empty and holds no run; choose another --out")
     return None
+
+
+def _is_validation(line: bytes, update: int) -> bool:
+    try:
+        record = json.loads(line)
+        return record["kind"] == "validation" and record["update"] == update
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _digest(weights: Mapping[str, torch.Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,18 +26,10 @@ class Fingerprints(NamedTuple):
     tokenizer: str
 
 
-class Best(NamedTuple):
-    """The best validation so far."""
-
-    update: int
-    bits_per_byte: float
-
-
 class Saver:
     """Saves a run so that it can go on bit for bit, and goes on with it.
 
     Attributes:
-        best: the best validation so far; its checkpoint is kept.
         saved: the update of the newest checkpoint; 0 for none.
     """
 
@@ -46,7 +39,6 @@ class Saver:
     ) -> None:  # fmt: skip
         self._options, self._run, self._trainer, self._meter = options, run, trainer, meter
         self._fingerprints, self._processes = fingerprints, processes
-        self.best: Best | None = None
         self.saved = 0
         self._saved_at = time.monotonic()
 
@@ -70,9 +62,8 @@ class Saver:
         state = {
             "options": fixed_options(self._options),
             **self._fingerprints._asdict(),
-            "metrics": self._run.metrics_so_far() if self._processes.is_main else None,
+            "metrics": self._processes.on_main(self._run.metrics_so_far),
             "meter": self._meter.state(),
-            "best": self.best,
         }
         content = Checkpoint(
             update=trainer.update,
@@ -83,8 +74,13 @@ class Saver:
         )
         checkpoints.save(content, self._processes)
         self.saved, self._saved_at = trainer.update, time.monotonic()
-        kept = {*checkpoints.updates()[-self._options.keep :], *([] if self.best is None else [self.best.update])}
-        self._processes.on_main(lambda: checkpoints.keep(kept))
+        self._processes.on_main(self._prune)
+
+    def _prune(self) -> None:
+        checkpoints, validated = self._run.checkpoints, self._run.validated()
+        finite = {update: bits for update, bits in validated.items() if math.isfinite(bits)}
+        best = {min(finite, key=finite.__getitem__)} if finite else set()
+        checkpoints.keep({*checkpoints.updates()[-self._options.keep :], *best})
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint, which `newest` found.
@@ -97,24 +93,27 @@ class Saver:
         try:
             self._check(folder, checkpoint.state)
             self._meter.restore(checkpoint.state["meter"])
-            best = checkpoint.state["best"]
-            self.best = None if best is None else Best(*best)
             metrics = checkpoint.state["metrics"]
             self._trainer.restore(update, checkpoint.model, checkpoint.optimizer, checkpoint.streams)
         except (InputError, torch.OutOfMemoryError):
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise _foreign(folder, repr(error)) from error
-        self._processes.on_main(lambda: self._run.cut_metrics(metrics))
+        self._processes.on_main(lambda: self._run.cut_metrics(metrics, update))
         self.saved = update
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
-        for name, remedy in (("data", "give the text that the run began with"), ("tokenizer", "put its own back")):
+        given = " ".join(self._options.files) or "the default text"
+        # The fingerprint of a text is also that of its tokenizer, so that one comes first.
+        for name, what, remedy in (
+            ("tokenizer", str(self._run.path / "tokenizer.json"), "put its own back"),
+            ("data", given, "give the text that the run began with"),
+        ):
             here, there = getattr(self._fingerprints, name), state[name]
             if here != there:
                 raise InputError(
-                    f"{folder} was trained with another {name}: its fingerprint is {there[:12]}, "
-                    f"that of the given one {here[:12]}; {remedy}, or choose another --out"
+                    f"{what} is not what {folder} was trained with: its fingerprint is {here[:12]}, not {there[:12]}; "
+                    f"{remedy}, or choose another --out"
                 )
 
 
