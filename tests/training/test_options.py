@@ -34,6 +34,8 @@ from feedback_transformer_pytorch.training.options import (
         ("first_block_len", 64, "--curriculum-updates is 0; "),
         ("checkpoint_minutes", 0, "--checkpoint-minutes is 0; it must be above 0"),
         ("keep", 0, "--keep is 0; it must be at least 1"),
+        ("curriculum_updates", 5, "--curriculum-updates is 5; give --first-block-len too"),
+        ("compile", True, "--compile gains nothing for --model feedback"),
         ("seq_len", 3, "--block-len is 128; it must be a multiple of --seq-len 3"),
     ],
 )

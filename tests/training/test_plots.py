@@ -1,3 +1,4 @@
+import math
 from typing import Any, Literal
 
 import pytest
@@ -68,3 +69,8 @@ def test_a_run_without_what_to_draw_over_is_named(x: Literal["tokens", "seconds"
 def height(png: bytes) -> int:
     """In pixels: the second number of the header that comes first in a PNG."""
     return int.from_bytes(png[20:24], "big")
+
+
+def test_a_validation_that_is_not_finite_leaves_the_picture_to_the_others() -> None:
+    records = [{"kind": "validation", "update": update, "bits_per_byte": math.nan} for update in (10, 20)]
+    assert curves_png([*metrics(), *records], title="run").startswith(b"\x89PNG")
