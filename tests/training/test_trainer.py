@@ -155,6 +155,7 @@ def test_dropout_differs_between_seeds(options: TrainOptions, trainer_of: Traine
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within torch
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_model_learns_the_same(options: TrainOptions, trainer_of: TrainerOf) -> None:
     options = dataclasses.replace(options, model="parallel", dropout=0.0)

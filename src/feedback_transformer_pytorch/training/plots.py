@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,6 +84,7 @@ def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["
 
 
 def _figure(height: float) -> Figure:
+    gc.collect()  # the figure before is megabytes in cycles of references, which would pile up while training goes on
     figure = Figure(figsize=(7, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
