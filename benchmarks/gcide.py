@@ -4,7 +4,7 @@ Three runs of `feedback-transformer train`, one after another: the feedback mode
 and Transformer-XL for as many seconds. The throughput of the second says how many updates the third gets.
 
     apt-get install dict-gcide
-    python benchmarks/gcide.py --updates 1000
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/gcide.py --updates 500
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def main() -> None:
     same_time = run(args, text, "transformer-xl, same time", "transformer-xl", longer)
     results = [feedback, same_updates, same_time]
     for found in results:
-        print(found)
+        speed = found["tokens_per_second"] / feedback["tokens_per_second"]
+        bits = found["bits_per_byte"][-1][2]
+        print(f"{found['name']}: {found['updates']} updates, {found['seconds']:.0f} s ({speed:.2f}), {bits:.3f} bits/byte")
     report = {"environment": describe("cpu"), "text": text.name, "bytes": text.stat().st_size, "options": SIZE}
     (RESULTS / "gcide.json").write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
     for x in ("update", "seconds"):
@@ -82,7 +84,6 @@ def run(args: argparse.Namespace, text: Path, name: str, model: Any, updates: in
         "tokens": trained[-1]["tokens"],
         "seconds": trained[-1]["seconds"],
         "tokens_per_second": trained[-1]["tokens"] / trained[-1]["seconds"],
-        "peak_memory_bytes": trained[-1]["peak_memory_bytes"],
         "bits_per_byte": [[record["update"], record["seconds"], record["bits_per_byte"]] for record in validated],
         "xz": records[0],
     }
