@@ -47,12 +47,13 @@ def main() -> None:
     args = options.parse_args()
 
     def read(name: str) -> dict[str, Any]:
-        """One report, or the reports of several runs (a precision each) as one."""
+        """One report, or the reports of several runs, of other shapes or precisions, as one."""
         first, *others = [
             json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-{args.device}*.json"))
         ]
         for other in others:
             first["results"] += other["results"]
+            first["shapes"] |= other["shapes"]
         return first
 
     plt.rcParams.update(STYLE)
@@ -78,7 +79,7 @@ def plot_speed(report: dict[str, Any], out: Path) -> None:
         panel.set_xscale("log")
         panel.axvline(1, color=LOOKS["parallel"][1], linewidth=1.2)
         panel.tick_params(axis="y", length=0)
-        panel.set_xlabel("forward and backward: times the parallel Transformer")
+        panel.set_xlabel("forward and backward / the parallel one's")
         number_ticks(panel, [1, 2, 3, 5, 10, 20, 30])
     first = figure.axes[0]
     first.set_xlim(right=3 * first.get_xlim()[1])  # room for the labels
