@@ -42,7 +42,7 @@ def main() -> None:
     results = [feedback, same_updates, same_time]
     for found in results:
         faster, bits = found["tokens_per_second"] / feedback["tokens_per_second"], found["bits_per_byte"][-1][2]
-        print(f"{found['name']}: {found['updates']} updates in {found['seconds']:.0f} s, {faster:.2f}x as fast, {bits:.3f}")
+        print(f"{found['name']}: {found['updates']} updates, {faster:.2f}x, {bits:.3f} bits/byte")
     report = {"environment": describe("cpu"), "text": text.name, "bytes": text.stat().st_size, "options": SIZE}
     (RESULTS / "gcide.json").write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
     for x in ("update", "seconds"):
