@@ -14,36 +14,40 @@ from .errors import InputError
 PART = ".part"  # ends the name of what is being written; such a leftover of a crash may be deleted
 
 
+def beside(path: Path) -> Path:
+    """Where what becomes `path` is written, and what was `path` is deleted."""
+    return path.with_name(path.name + PART)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that at every moment, even after a crash, `path` is the old file or the new one.
 
     Raises:
         InputError: the disk is full or the place cannot be written; the old file is still there.
     """
-    beside = path.with_name(path.name + PART)
+    part = beside(path)
     with writing(path):
         try:
-            write_synced(beside, content)
-            beside.replace(path)
+            write_synced(part, content)
+            part.replace(path)
         except OSError:
             with contextlib.suppress(OSError):
-                beside.unlink()
+                part.unlink()
             raise
         sync_directory(path.parent)
 
 
-def begin_directory(path: Path) -> Path:
-    """Makes a new directory to fill, which `finish_directory` turns into `path`.
+def begin_directory(path: Path) -> None:
+    """Makes a new directory to fill, `beside(path)`, which `finish_directory` turns into `path`.
 
     Raises:
         InputError: it cannot be made.
     """
-    beside = path.with_name(path.name + PART)
+    part = beside(path)
     with writing(path):
-        if beside.exists():
-            shutil.rmtree(beside)
-        beside.mkdir(parents=True)
-    return beside
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
 
 
 def finish_directory(path: Path) -> None:
@@ -52,10 +56,10 @@ def finish_directory(path: Path) -> None:
     Raises:
         InputError: it cannot be renamed.
     """
-    beside = path.with_name(path.name + PART)
+    part = beside(path)
     with writing(path):
-        sync_directory(beside)
-        beside.rename(path)
+        sync_directory(part)
+        part.rename(path)
         sync_directory(path.parent)
 
 
@@ -65,10 +69,9 @@ def remove_directory(path: Path) -> None:
     Raises:
         InputError: it cannot be deleted.
     """
-    aside = path.with_name(path.name + PART)
     with writing(path):
-        path.rename(aside)
-        shutil.rmtree(aside)
+        path.rename(beside(path))
+        shutil.rmtree(beside(path))
 
 
 def remove_parts(folder: Path) -> None:

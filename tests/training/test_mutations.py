@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import io
 import json
-import time
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from feedback_transformer_pytorch import cli
 
-SECONDS = 5  # of computing, whatever else the machine does
+SECONDS = 5  # of computing, as two workers and their processes share the machine
 NEWEST = "checkpoints/00000004/"
 MUTATIONS = st.sampled_from(["flip", "cut", "drop", "repeat", "insert", "empty"])
 
@@ -50,6 +50,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def snapshot(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
+
+
+def computed() -> float:
+    """Seconds that this process and those it started have computed."""
+    return sum(os.times()[:4])
 
 
 def mutated(content: bytes, mutation: str, place: float, byte: int) -> bytes:
@@ -94,11 +99,11 @@ def test_a_damaged_file_is_one_error_and_nothing_changes(
     (home / name).write_bytes(mutated(files[name], mutation, place, byte))
     before = snapshot(home)
     try:
-        began = time.process_time()
+        began = computed()
         errors = io.StringIO()
         with contextlib.redirect_stderr(errors):
             code = cli.main(arguments)
-        assert time.process_time() - began < SECONDS
+        assert computed() - began < SECONDS
         assert code in (0, 2)
         if code == 2:
             assert errors.getvalue().startswith("feedback-transformer: ")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save
 
 from feedback_transformer_pytorch.data import ByteTokenizer, train_bpe
 from feedback_transformer_pytorch.errors import InputError
@@ -196,3 +197,10 @@ def test_weights_of_another_model_are_named(run: Run) -> None:
     config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "dim": 16, "heads": 4}))
     with pytest.raises(InputError, match=r"does not match .*config.yaml: .* is \(.*\) in the weights"):
         Run.open(run.path).load_model(256)
+
+
+def test_the_weights_of_a_checkpoint_can_take_the_place_of_the_runs(run: Run, options: TrainOptions) -> None:
+    model = build_model(options, 256)
+    run.weights.write_bytes(save(model.state_dict()))
+    loaded = run.load_model(256).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())

@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import PART, begin_directory, finish_directory, remove_directory, write_synced, writing
+from ..files import begin_directory, beside, finish_directory, remove_directory, write_synced, writing
 from .processes import Processes
 
 FORMAT = 1
@@ -81,7 +81,6 @@ class Checkpoints:
             InputError: it cannot be written; the others are still there.
         """
         folder = self.folder(content.update)
-        beside = folder.with_name(folder.name + PART)
         files = {
             f"streams-{rows.start}-{rows.stop}.safetensors": save(dict(kept)) for rows, kept in content.streams.items()
         }
@@ -90,13 +89,13 @@ class Checkpoints:
             files[STATE] = _json(content.state)
         try:
             processes.on_main(lambda: begin_directory(folder))
-            entries = processes.together(lambda: _write(beside, files))
+            entries = processes.together(lambda: _write(beside(folder), files))
             merged = {name: entry for own in entries for name, entry in own.items()}
             manifest = {"format": FORMAT, "update": content.update, "files": merged}
             processes.on_main(lambda: _finish(folder, _json(manifest)))
         except InputError:
             if processes.is_main:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(beside(folder), ignore_errors=True)
             raise
 
     def load(self, update: int) -> Checkpoint:
@@ -139,9 +138,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> dict[str, dict[str, Any]
 
 
 def _finish(folder: Path, manifest: bytes) -> None:
-    beside = folder.with_name(folder.name + PART)
     with writing(folder / MANIFEST):
-        write_synced(beside / MANIFEST, manifest)
+        write_synced(beside(folder) / MANIFEST, manifest)
     finish_directory(folder)
 
 
