@@ -8,42 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import native
+from .chunk import Chunk
 from .plan import Segment
 from .room import Room
-from .tape import Masks, Step, Values
+from .tape import Masks, Values
 from .triples import KeyValueGradient
 from .walk import Walk
-
-
-class _Chunk(NamedTuple):
-    """What some segments kept or computed once more, and room for the gradients of their Rc rows."""
-
-    segments: list[Segment]
-    states: Tensor  # (L+1, Rc, D)
-    mixed: Tensor  # (Rc, D), before the memory's norm
-    stored: Tensor  # (Rc, D), after it
-    moments: tuple[Tensor, Tensor] | None  # (Rc, 1), that norm's mean and inverse deviation
-    values: Values
-    masks: Masks
-    steps: list[list[Step]]
-    grad_tops: Tensor  # (Rc, D)
-    grad_states: Tensor  # (L+1, Rc, D)
-    grad_middles: Tensor  # (L, Rc, D)
-    grad_mixed: Tensor  # (Rc, D)
-    grad_kv: Tensor  # (Rc, 2*G*E)
-
-
-class _StepGradients(NamedTuple):
-    """One segment's part of a chunk."""
-
-    tops: Tensor
-    states: Tensor
-    middles: Tensor
-    mixed: Tensor
-    kv: Tensor
-    mix: tuple[Tensor, Tensor, Tensor] | None  # what was mixed (R, D), and the moments (R, 1)
-    q: Tensor  # (L, R, H*E)
-    probabilities: Tensor  # (L, BG, Q, n + own), after dropout
 
 
 def backward(
@@ -64,9 +35,8 @@ class _BackwardWalk:
         self.memory = KeyValueGradient(walk.windows.gradient(grad_keys, grad_values, walk.wide), walk.plan.slots)
         self.bias = torch.zeros_like(walk.windows.by_distance)
         self.room = Room()
-        mix = walk.mix_weight
-        self.mix = None if mix is None else torch.zeros_like(mix)
-        self.mix_weights = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
+        self.mix = None if walk.mix_weight is None else torch.zeros_like(walk.mix_weight)
+        self.steps = (native.BackwardSteps if native.applies(walk) else _Steps)(walk, self.memory)
 
     def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
         walk, plan, inputs = self.walk, self.plan, self.walk.inputs
@@ -95,18 +65,17 @@ class _BackwardWalk:
 
     def _chunk(
         self, segments: list[Segment], grad_tops: Tensor, states: Tensor, values: Values | None, masks: Masks
-    ) -> _Chunk:
+    ) -> Chunk:
         layout, every = self.layout, self.plan.segments
         rows = slice(segments[0].rows.start, segments[-1].rows.stop)
         states, masks = states[:, rows], masks.part(layout, segments, every)
         values_here = layout.values(segments, states) if values is None else values.part(layout, segments, every)
-        steps = layout.steps(segments, values_here, masks, states)
         if values is None:
-            self._again(segments, states, values_here, steps)
+            self._again(segments, states, values_here, masks)
         width = 2 * self.walk.config.kv_dim
         mixed = self.walk.mix(states)
         stored, *moments = (mixed,) if self.walk.memory_norm is None else self.walk.memory_norm.again(mixed)
-        return _Chunk(
+        return Chunk(
             segments=segments,
             states=states,
             mixed=mixed,
@@ -114,7 +83,6 @@ class _BackwardWalk:
             moments=(moments[0], moments[1]) if moments else None,
             values=values_here,
             masks=masks,
-            steps=steps,
             grad_tops=grad_tops[rows],
             grad_states=self.room.take("states", tuple(states.shape), states),
             grad_middles=self.room.take("middles", tuple(values_here.middle.shape), states),
@@ -122,9 +90,9 @@ class _BackwardWalk:
             grad_kv=self.room.take("kv", (states.shape[1], width), states, layout.precision.products),
         )
 
-    def _again(self, segments: list[Segment], states: Tensor, values: Values, steps: list[list[Step]]) -> None:
+    def _again(self, segments: list[Segment], states: Tensor, values: Values, masks: Masks) -> None:
         """Computes a chunk's values once more from its states: products in bulk, attention step by step."""
-        walk = self.walk
+        walk, steps = self.walk, self.layout.steps(segments, values, masks, states)
         windows = [walk.windows.window(segment) for segment in segments]
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
             attention.project(states[layer], values.q[layer], None if values.own is None else values.own[layer])
@@ -138,17 +106,59 @@ class _BackwardWalk:
                     torch.where(window.seeing, at[layer].middle, below, out=at[layer].middle)
             feedforward.hidden(values.middle[layer], values.hidden[layer])
 
-    def _walk_chunk(self, blocks: list[list[Segment]], chunk: _Chunk) -> None:
-        walk, layout = self.walk, self.layout
-        counts = [at[0].q.shape[0] for at in chunk.steps]
+    def _walk_chunk(self, blocks: list[list[Segment]], chunk: Chunk) -> None:
+        walk, index = self.walk, len(chunk.segments)
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
-            attention.again(chunk.states[layer], [at[layer] for at in chunk.steps], chunk.values.out[layer], counts)
+            own = None if chunk.values.own is None else chunk.values.own[layer]
+            attention.again(chunk.states[layer], own, chunk.values.out[layer])
             keep = None if chunk.masks.hidden is None else chunk.masks.hidden[layer]
-            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer], keep, counts)
+            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer], keep)
+        self.steps.begin(chunk)
+        groups = self.memory.total.shape[1]
+        for block in reversed(blocks):
+            length = block[0].length
+            queries = self.plan.batch * walk.config.heads // groups * length
+            self.memory.begin(block[0].start, len(block), length, len(walk.attentions), queries, chunk.values.q)
+            columns = self.plan.slots + (length if length > 1 else 0)
+            shape = (len(walk.attentions), groups, queries, columns)
+            grad_scores = self.room.take("grad_scores", shape, chunk.values.probabilities)
+            for place in reversed(range(len(block))):
+                index -= 1
+                self.steps.step(block[place], place, index, grad_scores)
+                walk.windows.add_bias_gradient(block[place], grad_scores, self.bias)
+            self.memory.end()
+
+    def _accumulate(self, chunk: Chunk) -> None:
+        """Adds a chunk's parameter gradients."""
+        walk = self.walk
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            feedforward.accumulate(chunk.grad_states[layer + 1])
+            attention.accumulate(chunk.grad_middles[layer])
+        walk.to_kv.accumulate(chunk.grad_kv, chunk.stored)
+        if self.mix is not None:
+            self.mix.add_(torch.mv(chunk.states.flatten(1), chunk.grad_mixed.flatten()))
+
+
+class _Steps:
+    """Segments walked back by the triples."""
+
+    def __init__(self, walk: Walk, memory: KeyValueGradient) -> None:
+        self._walk, self._memory, self._room = walk, memory, Room()
+        mix = walk.mix_weight
+        self._mix = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
+
+    def begin(self, chunk: Chunk) -> None:
+        """Cuts a chunk, which the sub-layers have prepared, into steps."""
+        walk, layout = self._walk, self._walk.layout
+        counts = [segment.rows.stop - segment.rows.start for segment in chunk.segments]
+        steps = layout.steps(chunk.segments, chunk.values, chunk.masks, chunk.states)
+        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
+            attention.cut([at[layer] for at in steps], counts)
+            feedforward.cut(counts)
         dropped = chunk.values.probabilities
         if chunk.masks.probabilities is not None:
             dropped = dropped * chunk.masks.probabilities
-        parts = [
+        self._parts = [
             _StepGradients(*part)
             for part in zip(
                 chunk.grad_tops.split(counts),
@@ -162,42 +172,29 @@ class _BackwardWalk:
                 strict=True,
             )
         ]
-        index = len(counts)
-        for block in reversed(blocks):
-            part = parts[index - 1]
-            self.memory.begin(block[0].start, len(block), block[0].length, part.probabilities)
-            room = [
-                self.room.take(name, tuple(like.shape), like)
-                for name, like in (("grad_scores", part.probabilities), ("grad_out", part.q))
-            ]
-            for place in reversed(range(len(block))):
-                index -= 1
-                self._step(block[place], place, index, parts[index], *room)
-            self.memory.end()
 
     @staticmethod
-    def _mixes(chunk: _Chunk, counts: list[int]) -> list[tuple[Tensor, Tensor, Tensor] | None]:
+    def _mixes(chunk: Chunk, counts: list[int]) -> list[tuple[Tensor, Tensor, Tensor] | None]:
         if chunk.moments is None:
             return [None] * len(counts)
         mean, rstd = chunk.moments
         return list(zip(chunk.mixed.split(counts), mean.split(counts), rstd.split(counts), strict=True))
 
-    def _step(
-        self, segment: Segment, place: int, index: int, part: _StepGradients, grad_scores: Tensor, grad_out: Tensor
-    ) -> None:
+    def step(self, segment: Segment, place: int, index: int, grad_scores: Tensor) -> None:
         """Walks one segment, number `place` of its block and `index` of its chunk, down all layers.
 
         Args:
-            grad_scores, grad_out: like `part.probabilities` and `part.q`, written.
+            grad_scores: (L, BG, Q, n + own), written.
         """
-        walk, windows, mix = self.walk, self.walk.windows, self.mix_weights
+        walk, windows, mix, part = self._walk, self._walk.windows, self._mix, self._parts[index]
         window = windows.window(segment)
-        slots = self.memory.slot(place).unflatten(1, (self.plan.batch, -1))
+        slots = self._memory.slot(place).unflatten(1, (walk.plan.batch, -1))
         windows.as_slots(segment, part.kv).copy_(slots)
         walk.to_kv.step_backward(part.kv, out=part.mixed)
         if walk.memory_norm is not None and part.mix is not None:
             part.mixed.copy_(walk.memory_norm.step_backward(part.mixed, *part.mix))
         layers, middles = part.states.unbind(0), part.middles.unbind(0)
+        grad_out = self._room.take("grad_out", tuple(part.q.shape), part.q)
         grad = torch.add(part.tops, part.mixed if mix is None else part.mixed * mix[-1], out=layers[-1])
         for layer in reversed(range(len(middles))):
             grad_ff = walk.feedforwards[layer].step_backward(index, grad)
@@ -212,8 +209,7 @@ class _BackwardWalk:
             grad = torch.add(middle, grad_attention, out=layers[layer])
             if mix is not None:
                 grad.addcmul_(part.mixed, mix[layer])
-        windows.add_bias_gradient(segment, grad_scores, self.bias)
-        self.memory.add(
+        self._memory.add(
             place,
             grad_scores,
             part.probabilities,
@@ -221,12 +217,15 @@ class _BackwardWalk:
             windows.as_heads(segment, grad_out),
         )
 
-    def _accumulate(self, chunk: _Chunk) -> None:
-        """Adds a chunk's parameter gradients."""
-        walk = self.walk
-        for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
-            feedforward.accumulate(chunk.grad_states[layer + 1])
-            attention.accumulate(chunk.grad_middles[layer])
-        walk.to_kv.accumulate(chunk.grad_kv, chunk.stored)
-        if self.mix is not None:
-            self.mix.add_(torch.mv(chunk.states.flatten(1), chunk.grad_mixed.flatten()))
+
+class _StepGradients(NamedTuple):
+    """One segment's part of a chunk."""
+
+    tops: Tensor
+    states: Tensor
+    middles: Tensor
+    mixed: Tensor
+    kv: Tensor
+    mix: tuple[Tensor, Tensor, Tensor] | None  # what was mixed (R, D), and the moments (R, 1)
+    q: Tensor  # (L, R, H*E)
+    probabilities: Tensor  # (L, BG, Q, n + own), after dropout

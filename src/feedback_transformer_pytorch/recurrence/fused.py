@@ -13,12 +13,13 @@ from ..memory import Memory
 from ..segments import Visibility
 from .applicability import say_once, why_not
 from .backward import backward
+from .forward import forward
 from .plan import Plan
 from .precision import choose_precision
 from .stack import Stack
 from .stepwise import stepwise
 from .tape import Layout, Masks, Values
-from .walk import Inputs, Problem, Walk, forward, parameter_names
+from .walk import Inputs, Problem, Walk, parameter_names
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

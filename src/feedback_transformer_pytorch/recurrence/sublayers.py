@@ -33,6 +33,32 @@ class Window(NamedTuple):
     seeing: Tensor | None
 
 
+class FeedForwardChunk(NamedTuple):
+    """A chunk of Rc rows on the way back: what went in and came out, and room for gradients, which the steps write."""
+
+    y: Tensor  # (Rc, D)
+    mean: Tensor  # (Rc, 1)
+    rstd: Tensor  # (Rc, 1)
+    normed: Tensor  # (Rc, D)
+    product: Tensor  # (Rc, 4*D)
+    slopes: Tensor  # (Rc, 2, 4*D), the derivatives of the product by value and gate
+    grad_hidden: Tensor  # (Rc, 2, 4*D)
+    grad_normed: Tensor  # (Rc, D)
+
+
+class AttentionChunk(NamedTuple):
+    """The same for attention."""
+
+    x: Tensor  # (Rc, D)
+    mean: Tensor  # (Rc, 1)
+    rstd: Tensor  # (Rc, 1)
+    normed: Tensor  # (Rc, D)
+    out: Tensor  # (Rc, H*E)
+    grad_q: Tensor  # (Rc, H*E)
+    grad_own: Tensor | None  # (Rc, 2*G*E), zero for lone tokens; None where all are
+    grad_normed: Tensor  # (Rc, D)
+
+
 class FeedForwardSublayer:
     """Norm, linear, GEGLU, linear. Products with parameters are computed in `dtype`."""
 
@@ -49,8 +75,8 @@ class FeedForwardSublayer:
         """Writes what comes before the gate, of a step or of a chunk."""
         self._to_hidden.step(self._norm.step(y).to(self._dtype), out=out)
 
-    def again(self, y: Tensor, hidden: Tensor, keep: Tensor | None, counts: list[int]) -> None:
-        """Prepares a chunk of steps with `counts` rows from its inputs (Rc, D) and hidden values (Rc, 8*D)."""
+    def again(self, y: Tensor, hidden: Tensor, keep: Tensor | None) -> None:
+        """Prepares a chunk of steps from its inputs (Rc, D) and hidden values (Rc, 8*D)."""
         normed, mean, rstd = self._norm.again(y)
         normed = normed.to(self._dtype)
         rows, width = hidden.shape[0], hidden.shape[1] // 2
@@ -59,9 +85,12 @@ class FeedForwardSublayer:
         Geglu.again(hidden, keep, product, slopes)
         grad_hidden = self._room.take("grad_hidden", (rows, 2, width), hidden)
         grad_normed = self._room.take("grad_normed", (rows, y.shape[1]), normed)
-        self._inputs = y, mean, rstd, normed, product
-        self._grads = grad_hidden, grad_normed
-        parts = (y, mean, rstd, slopes, grad_hidden, grad_hidden.flatten(1), grad_normed)
+        self.chunk = FeedForwardChunk(y, mean, rstd, normed, product, slopes, grad_hidden, grad_normed)
+
+    def cut(self, counts: list[int]) -> None:
+        """Cuts the chunk into steps of `counts` rows, for `step_backward`."""
+        at = self.chunk
+        parts = (at.y, at.mean, at.rstd, at.slopes, at.grad_hidden, at.grad_hidden.flatten(1), at.grad_normed)
         self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
 
     def step_backward(self, step: int, grad: Tensor) -> Tensor:
@@ -73,10 +102,10 @@ class FeedForwardSublayer:
 
     def accumulate(self, grad: Tensor) -> None:
         """Adds the chunk's parameter gradients; grad (Rc, D) is that of its outputs."""
-        (y, mean, rstd, normed, product), (grad_hidden, grad_normed) = self._inputs, self._grads
-        self._to_out.accumulate(grad.to(self._dtype), product)
-        self._to_hidden.accumulate(grad_hidden.flatten(1), normed)
-        self._norm.accumulate(grad_normed, y, mean, rstd)
+        at = self.chunk
+        self._to_out.accumulate(grad.to(self._dtype), at.product)
+        self._to_hidden.accumulate(at.grad_hidden.flatten(1), at.normed)
+        self._norm.accumulate(at.grad_normed, at.y, at.mean, at.rstd)
 
 
 class AttentionSublayer:
@@ -113,20 +142,21 @@ class AttentionSublayer:
         y = self._to_out.step(out.to(self._dtype))
         return y if seeing is None else y * seeing
 
-    def again(self, x: Tensor, at: list[Step], out: Tensor, counts: list[int]) -> None:
-        """Prepares a chunk of steps with `counts` rows from its inputs (Rc, D), its steps, and `at.out` of them all."""
+    def again(self, x: Tensor, own: Tensor | None, out: Tensor) -> None:
+        """Prepares a chunk of steps from its inputs (Rc, D), and from the `own` and the `out` of all its steps."""
         normed, mean, rstd = self._norm.again(x)
         normed = normed.to(self._dtype)
         grad_q = self._room.take("grad_q", tuple(out.shape), normed)
         grad_normed = self._room.take("grad_normed", tuple(x.shape), normed)
-        own_width = next((step.own.shape[1] for step in at if step.own is not None), 0)
-        grad_own = normed.new_zeros(x.shape[0], own_width) if own_width else None
-        self._at = at
-        self._inputs = x, mean, rstd, normed, out
-        self._grads = grad_q, grad_own, grad_normed
-        parts = (x, mean, rstd, grad_q, grad_normed)
-        self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
-        self._own_steps = None if grad_own is None else grad_own.split(counts)
+        grad_own = None if own is None else normed.new_zeros(own.shape)
+        self.chunk = AttentionChunk(x, mean, rstd, normed, out, grad_q, grad_own, grad_normed)
+
+    def cut(self, at: list[Step], counts: list[int]) -> None:
+        """Cuts the chunk into steps of `counts` rows, for `step_backward`."""
+        chunk = self.chunk
+        parts = (chunk.x, chunk.mean, chunk.rstd, chunk.grad_q, chunk.grad_normed)
+        self._at, self._steps = at, list(zip(*(part.split(counts) for part in parts), strict=True))
+        self._own_steps = None if chunk.grad_own is None else chunk.grad_own.split(counts)
 
     def step_backward(self, step: int, grad: Tensor, window: Window, grad_scores: Tensor, grad_out: Tensor) -> Tensor:
         """The gradient (R, D) by the input of the chunk's step number `step`, without the residual's.
@@ -149,12 +179,12 @@ class AttentionSublayer:
 
     def accumulate(self, grad: Tensor) -> None:
         """Adds the chunk's parameter gradients; grad (Rc, D) is that of its outputs, zero for rows that see nothing."""
-        (x, mean, rstd, normed, out), (grad_q, grad_own, grad_normed) = self._inputs, self._grads
-        self._to_out.accumulate(grad.to(self._dtype), out.to(self._dtype))
-        self._to_q.accumulate(grad_q, normed)
-        if grad_own is not None:
-            self._to_kv.accumulate(grad_own, normed)
-        self._norm.accumulate(grad_normed, x, mean, rstd)
+        at = self.chunk
+        self._to_out.accumulate(grad.to(self._dtype), at.out.to(self._dtype))
+        self._to_q.accumulate(at.grad_q, at.normed)
+        if at.grad_own is not None:
+            self._to_kv.accumulate(at.grad_own, at.normed)
+        self._norm.accumulate(at.grad_normed, at.x, at.mean, at.rstd)
 
     def _own(self, at: Step) -> Own:
         return None if at.own is None else self._attention.split_own(at.own)

@@ -74,6 +74,13 @@ class Step(NamedTuple):
     keep_hidden: Tensor | None
 
 
+class Keep(NamedTuple):
+    """The dropout masks of one layer and segment, as in `Masks`."""
+
+    probabilities: Tensor | None
+    hidden: Tensor | None
+
+
 class Layout(NamedTuple):
     """The shapes of values."""
 
@@ -91,7 +98,7 @@ class Layout(NamedTuple):
         return Values(
             q=attention.new_empty(layers, rows, inner),
             own=None if alone else attention.new_empty(layers, rows, 2 * config.kv_dim),
-            probabilities=attention.new_empty(sum(self._score_counts(segments))),
+            probabilities=attention.new_empty(sum(self.score_counts(segments))),
             out=attention.new_empty(layers, rows, inner),
             middle=like.new_empty(layers, rows, config.dim),
             hidden=products.new_empty(layers, rows, 8 * config.dim),
@@ -100,7 +107,7 @@ class Layout(NamedTuple):
     def masks(self, segments: Sequence[Segment], like: Tensor, attention: bool, feedforward: bool) -> Masks:
         """Unwritten dropout masks for these segments, of those dropouts that are on."""
         config, precision = self.config, self.precision
-        scores = like.new_empty(sum(self._score_counts(segments)) if attention else 0, dtype=precision.attention)
+        scores = like.new_empty(sum(self.score_counts(segments)) if attention else 0, dtype=precision.attention)
         hidden = (config.depth, self._rows(segments), 4 * config.dim) if feedforward else (0,)
         return Masks(
             scores if attention else None,
@@ -112,19 +119,27 @@ class Layout(NamedTuple):
 
         Without values all steps of one length write to the same place.
         """
-        masked = list(
-            zip(self.scores(segments, masks.probabilities), self._by_rows(segments, masks.hidden), strict=True)
-        )
         if values is not None:
             valued = self._views(segments, values)
         else:
             one_each = {segment.length: segment for segment in segments}
             scratch = {length: self._views([s], self.values([s], like))[0] for length, s in one_each.items()}
             valued = [scratch[segment.length] for segment in segments]
+        return [
+            [
+                Step._make((*(None if part is None else part[layer] for part in parts), *keep))
+                for layer, keep in enumerate(keeps)
+            ]
+            for parts, keeps in zip(valued, self.keeps(segments, masks), strict=True)
+        ]
+
+    def keeps(self, segments: Sequence[Segment], masks: Masks) -> list[list[Keep]]:
+        """For each segment, for each layer, its views of masks that are laid out for these segments."""
+        masked = zip(self.scores(segments, masks.probabilities), self._by_rows(segments, masks.hidden), strict=True)
         layers = range(self.config.depth)
         return [
-            [Step._make(None if part is None else part[layer] for part in (*parts, *keep)) for layer in layers]
-            for parts, keep in zip(valued, masked, strict=True)
+            [Keep._make(None if part is None else part[layer] for part in parts) for layer in layers]
+            for parts in masked
         ]
 
     def states(self, segments: Sequence[Segment], states: Tensor | None, like: Tensor) -> list[Tensor]:
@@ -140,10 +155,10 @@ class Layout(NamedTuple):
     def span(self, segments: Sequence[Segment], among: Sequence[Segment]) -> tuple[slice, slice]:
         """Where consecutive `segments` lie in what is laid out for `among`: their rows, and their scores."""
         before = among[: segments[0].index - among[0].index]
-        first, offset = self._rows(before), sum(self._score_counts(before))
+        first, offset = self._rows(before), sum(self.score_counts(before))
         return (
             slice(first, first + self._rows(segments)),
-            slice(offset, offset + sum(self._score_counts(segments))),
+            slice(offset, offset + sum(self.score_counts(segments))),
         )
 
     def _views(self, segments: Sequence[Segment], values: Values) -> list[tuple[Any, ...]]:
@@ -167,7 +182,7 @@ class Layout(NamedTuple):
             return [None] * len(segments)
         config = self.config
         groups = self.plan.batch * (config.kv_heads or config.heads)
-        parts = flat.split(self._score_counts(segments))
+        parts = flat.split(self.score_counts(segments))
         return [
             part.view(config.depth, groups, -1, self.plan.slots + (segment.length if segment.length > 1 else 0))
             for part, segment in zip(parts, segments, strict=True)
@@ -182,7 +197,8 @@ class Layout(NamedTuple):
     def _rows(self, segments: Sequence[Segment]) -> int:
         return sum(segment.length for segment in segments) * self.plan.batch
 
-    def _score_counts(self, segments: Sequence[Segment]) -> list[int]:
+    def score_counts(self, segments: Sequence[Segment]) -> list[int]:
+        """How many scores each segment has in all layers."""
         per_query = self.config.depth * self.plan.batch * self.config.heads
         return [
             per_query * segment.length * (self.plan.slots + (segment.length if segment.length > 1 else 0))

@@ -64,32 +64,36 @@ class Linear:
         steps: int,
         scale: float = 1.0,
     ) -> None:
-        self._scale, self._rows, self._steps = scale, rows, steps
-        self._weight = (weight * scale if scale != 1.0 else weight).to(dtype)
-        self._bias = None if bias is None else bias.to(dtype)
+        self.weight, self.bias, self.scale = weight, bias, scale
+        self._dtype, self._rows, self._steps = dtype, rows, steps
         self.gradients: list[Tensor | None] = [
             torch.zeros_like(parameter) if wants and parameter is not None else None
             for parameter, wants in zip((weight, bias), wanted, strict=True)
         ]
 
     @cached_property
+    def _scaled(self) -> Tensor:
+        return (self.weight * self.scale if self.scale != 1.0 else self.weight).to(self._dtype)
+
+    @cached_property
     def step(self) -> Product:
         """(R, in) to (R, out)."""
-        return Product(self._weight, self._bias, self._rows, self._steps)
+        bias = None if self.bias is None else self.bias.to(self._dtype)
+        return Product(self._scaled, bias, self._rows, self._steps)
 
     @cached_property
     def step_backward(self) -> Product:
         """The gradient of x (R, in) from that of the output (R, out)."""
-        return Product(self._weight.t(), None, self._rows, self._steps)
+        return Product(self._scaled.t(), None, self._rows, self._steps)
 
     def accumulate(self, grad: Tensor, x: Tensor) -> None:
         """Adds the parameter gradients of many steps, from the gradients of their outputs and their inputs."""
         weight, bias = self.gradients
         if weight is not None:
             if weight.dtype == x.dtype:
-                weight.addmm_(grad.t(), x, alpha=self._scale)
+                weight.addmm_(grad.t(), x, alpha=self.scale)
             else:
-                weight.add_(grad.t() @ x, alpha=self._scale)
+                weight.add_(grad.t() @ x, alpha=self.scale)
         if bias is not None:
             bias.add_(grad.sum(0, dtype=bias.dtype))
 
@@ -219,34 +223,37 @@ class KeyValueGradient:
     Attributes:
         total: (2, BG, n + T, E), the gradients of the keys and of the values; what comes from outside stands in it
             from the start.
+        start: the block's first token.
+        band: (2, BG, C, L, Q, n + C*s), the gradients of the scores, and the probabilities after dropout.
+        vectors: (2, BG, C, L, Q, E), what they multiply: queries, and gradients of the outputs.
     """
 
     def __init__(self, total: Tensor, slots: int) -> None:
         self.total, self._slots = total, slots
         self._shape: tuple[int, int] | None = None
 
-    def begin(self, start: int, segments: int, length: int, like: Tensor) -> None:
-        """Begins a block of `segments` segments of `length` tokens at token `start`, whose probabilities are like
-        `like` (L, BG, Q, n + own)."""
-        self._start, self._length = start, length
+    def begin(self, start: int, segments: int, length: int, layers: int, queries: int, like: Tensor) -> None:
+        """Begins a block of `segments` segments of `length` tokens at token `start`; `queries` is Q, and `like` has
+        the type to compute in."""
+        self.start, self._length = start, length
         shape = (segments, length)
         if shape == self._shape:
             return  # the same places are written again; the others stay zero
         self._shape = shape
-        layers, groups, queries, _ = like.shape
+        _, groups, _, width = self.total.shape
         # Row (c, l, q) holds the window of segment c, c*length columns to the right of the first one's.
         columns = self._slots + segments * length
-        self._band = like.new_zeros(2, groups, segments, layers, queries, columns)
-        self._vectors = like.new_empty(2, groups, segments, layers, queries, self.total.shape[3])
+        self.band = like.new_zeros(2, groups, segments, layers, queries, columns)
+        self.vectors = like.new_empty(2, groups, segments, layers, queries, width)
 
     def slot(self, segment: int) -> Tensor:
         """(2, BG, s, E): the finished gradient of the slots that the block's segment number `segment` wrote."""
-        place = self._slots + self._start + segment * self._length
+        place = self._slots + self.start + segment * self._length
         total = self.total[:, :, place : place + self._length]
-        if segment + 1 < self._band.shape[2]:
+        if segment + 1 < self.band.shape[2]:
             column = self._slots + segment * self._length
-            later = self._band[:, :, segment + 1 :, ..., column : column + self._length].flatten(2, 4).flatten(0, 1)
-            vectors = self._vectors[:, :, segment + 1 :].flatten(2, 4).flatten(0, 1)
+            later = self.band[:, :, segment + 1 :, ..., column : column + self._length].flatten(2, 4).flatten(0, 1)
+            vectors = self.vectors[:, :, segment + 1 :].flatten(2, 4).flatten(0, 1)
             total.add_(torch.bmm(later.transpose(1, 2), vectors).view(total.shape))
         return total
 
@@ -254,13 +261,13 @@ class KeyValueGradient:
         """Takes a segment's part, of all layers: (L, BG, Q, n + own) twice, then (L, BG, Q, E) twice."""
         columns = slice(segment * self._length, segment * self._length + self._slots)
         for band, vectors, weights, operand in zip(
-            self._band, self._vectors, (grad_scores, probabilities), (q, grad), strict=True
+            self.band, self.vectors, (grad_scores, probabilities), (q, grad), strict=True
         ):
             band[:, segment, ..., columns].copy_(weights[..., : self._slots].transpose(0, 1))
             vectors[:, segment].copy_(operand.transpose(0, 1))
 
     def end(self) -> None:
         """Gives the slots before the block what all its queries owe them."""
-        earlier = self._band[..., : self._slots].flatten(2, 4).flatten(0, 1)
-        found = torch.bmm(earlier.transpose(1, 2), self._vectors.flatten(2, 4).flatten(0, 1))
-        self.total[:, :, self._start : self._start + self._slots].add_(found.view(2, -1, *found.shape[1:]))
+        earlier = self.band[..., : self._slots].flatten(2, 4).flatten(0, 1)
+        found = torch.bmm(earlier.transpose(1, 2), self.vectors.flatten(2, 4).flatten(0, 1))
+        self.total[:, :, self.start : self.start + self._slots].add_(found.view(2, -1, *found.shape[1:]))

@@ -1,4 +1,4 @@
-"""The walk through time over the triples of all layers: what both directions share, and the way forward.
+"""The walk through time over the triples of all layers: what both directions share.
 
 What is sequential is kept small: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
 buffer whose windows are views. The gradients of parameters, and of keys and values, wait for many steps and are then
@@ -13,13 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..layers import keep_mask
 from ..position import bucket
 from ..segments import Visibility
 from .plan import Segment
 from .stack import NORM_EPS
 from .sublayers import AttentionSublayer, FeedForwardSublayer
-from .tape import Layout, Masks, Step, Values
+from .tape import Layout
 from .triples import Attention, Linear, Norm
 from .windows import Windows
 
@@ -159,57 +158,3 @@ class Walk:
         if self.memory_norm is not None:
             mixed = self.memory_norm.step(mixed)
         self.windows.write(segment, self.to_kv.step(mixed.to(self.layout.precision.products)))
-
-
-def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
-    """Walks forward: the top states (B, T, D), keys and values (B, carried + T, G*E).
-
-    Args:
-        states: (L+1, T*B, D), written with the input of every layer and the top; None to keep nothing.
-        values: written; None to keep nothing.
-        masks: dropout masks, written.
-    """
-    plan, layout, x = walk.plan, walk.layout, walk.inputs.x
-    segments, rows = plan.segments, plan.to_rows(x)
-    if states is None:
-        tops = torch.empty_like(rows)
-    else:
-        states[0].copy_(rows)
-        tops = states[-1]
-    for segment, steps, state in zip(
-        segments, layout.steps(segments, values, masks, x), layout.states(segments, states, x), strict=True
-    ):
-        window = walk.windows.window(segment)
-        _draw(walk, segment, steps)
-        layers = state.unbind(0)
-        if states is None:
-            layers[0].copy_(rows[segment.rows])
-        for attention, feedforward, at, below, above in zip(
-            walk.attentions, walk.feedforwards, steps, layers[:-1], layers[1:], strict=True
-        ):
-            middle = torch.add(below, attention.step(below, window, at), out=at.middle)
-            torch.add(middle, feedforward.step(middle, at), out=above)
-        if states is None:
-            tops[segment.rows] = layers[-1]
-        walk.store(segment, state)
-    # A copy: the states stay as they are whatever happens to the result.
-    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(
-        walk.problem.out_dtype
-    )
-
-
-def _draw(walk: Walk, segment: Segment, steps: list[Step]) -> None:
-    """Draws a segment's dropout masks, in the order and the shapes of the definition."""
-    problem, config = walk.problem, walk.config
-    if not problem.attn_dropout and not problem.ff_dropout:
-        return
-    filled, own = walk.plan.filled(segment), segment.length if segment.length > 1 else 0
-    for at in steps:
-        if at.keep_probabilities is not None:
-            at.keep_probabilities.zero_()
-            if filled or own:
-                keep = at.keep_probabilities[..., walk.plan.slots - filled :]
-                shape = (walk.plan.batch, config.heads, segment.length, filled + own)
-                keep.copy_(keep_mask(keep.new_empty(shape), problem.attn_dropout).view(keep.shape))
-        if at.keep_hidden is not None:
-            at.keep_hidden.copy_(keep_mask(at.keep_hidden, problem.ff_dropout))

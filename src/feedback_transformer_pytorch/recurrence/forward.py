@@ -1,0 +1,82 @@
+"""The walk forward: segment after segment, each down all layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..layers import keep_mask
+from . import native
+from .plan import Segment
+from .sublayers import Window
+from .tape import Keep, Masks, Step, Values
+from .walk import Walk
+
+
+def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+    """Walks forward: the top states (B, T, D), keys and values (B, carried + T, G*E).
+
+    Args:
+        states: (L+1, T*B, D), written with the input of every layer and the top; None to keep nothing.
+        values: written; None to keep nothing.
+        masks: dropout masks, written.
+    """
+    plan, layout, x = walk.plan, walk.layout, walk.inputs.x
+    segments, rows = plan.segments, plan.to_rows(x)
+    if states is None:
+        tops = torch.empty_like(rows)
+    else:
+        states[0].copy_(rows)
+        tops = states[-1]
+    places = layout.states(segments, states, x)
+    steps = (native.ForwardSteps if native.applies(walk) else _Steps)(walk, states, places, values, masks)
+    for segment, state, keeps in zip(segments, places, layout.keeps(segments, masks), strict=True):
+        window = walk.windows.window(segment)
+        _draw(walk, segment, keeps)
+        if states is None:
+            state[0].copy_(rows[segment.rows])
+        steps.step(segment, window)
+        if states is None:
+            tops[segment.rows] = state[-1]
+    # A copy: the states stay as they are whatever happens to the result.
+    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(
+        walk.problem.out_dtype
+    )
+
+
+class _Steps:
+    """Segments walked by the triples."""
+
+    def __init__(
+        self, walk: Walk, states: Tensor | None, places: list[Tensor], values: Values | None, masks: Masks
+    ) -> None:
+        self._walk, self._places = walk, places
+        self._steps: list[list[Step]] = walk.layout.steps(walk.plan.segments, values, masks, walk.inputs.x)
+
+    def step(self, segment: Segment, window: Window) -> None:
+        """Takes a segment from `states[0]` to the top, and puts it into the memory."""
+        walk, state = self._walk, self._places[segment.index]
+        layers = state.unbind(0)
+        for attention, feedforward, at, below, above in zip(
+            walk.attentions, walk.feedforwards, self._steps[segment.index], layers[:-1], layers[1:], strict=True
+        ):
+            middle = torch.add(below, attention.step(below, window, at), out=at.middle)
+            torch.add(middle, feedforward.step(middle, at), out=above)
+        walk.store(segment, state)
+
+
+def _draw(walk: Walk, segment: Segment, keeps: list[Keep]) -> None:
+    """Draws a segment's dropout masks, in the order and the shapes of the definition."""
+    problem, config = walk.problem, walk.config
+    if not problem.attn_dropout and not problem.ff_dropout:
+        return
+    filled, own = walk.plan.filled(segment), segment.length if segment.length > 1 else 0
+    for probabilities, hidden in keeps:
+        if probabilities is not None:
+            probabilities.zero_()
+            if filled or own:
+                keep = probabilities[..., walk.plan.slots - filled :]
+                shape = (walk.plan.batch, config.heads, segment.length, filled + own)
+                keep.copy_(keep_mask(keep.new_empty(shape), problem.attn_dropout).view(keep.shape))
+        if hidden is not None:
+            hidden.copy_(keep_mask(hidden, problem.ff_dropout))

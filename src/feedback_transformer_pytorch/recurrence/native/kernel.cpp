@@ -1,0 +1,742 @@
+// One segment of the fused walk, down or up all layers in one call, for CPUs.
+//
+// The same steps as the triples of sublayers.py, in one team of threads: a phase is shared out by panels of a weight, by
+// rows, or by pairs of batch row and key/value head, and ends in a barrier. Weights lie in panels, as `pack` leaves them;
+// they are read once a phase, which is what few rows wait for. Axis letters are those of docs/design.md.
+//
+// Needs the vector extensions of GCC and Clang, and OpenMP. library.py compiles it, steps.py calls it.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <omp.h>
+
+namespace {
+
+using Index = int64_t;
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// Rows of a tile: two vectors each, and room left in the registers for the weights.
+constexpr int kTileRows = kVectorBytes == 64 ? 12 : 6;
+// How far ahead of its use a weight is fetched when it is used by one tile only.
+constexpr Index kAheadBytes = 4096;
+constexpr Index kLine = 64;
+
+template <class Real> constexpr int kLanes = kVectorBytes / int(sizeof(Real));
+template <class Real> constexpr int kPanel = 2 * kLanes<Real>;
+
+template <class Real, int Lanes> struct VectorOf {
+    typedef Real type __attribute__((vector_size(Lanes * sizeof(Real))));
+};
+template <class Real> using Vector = typename VectorOf<Real, kLanes<Real>>::type;
+
+template <class Real> Vector<Real> load(const Real* from) {
+    Vector<Real> found;
+    std::memcpy(&found, from, sizeof found);
+    return found;
+}
+
+template <class Real> void store(Real* to, const Vector<Real>& vector) { std::memcpy(to, &vector, sizeof vector); }
+
+template <class Real, int Lanes> Real sum(const typename VectorOf<Real, Lanes>::type& vector) {
+    if constexpr (Lanes == 1) {
+        return vector[0];
+    } else {
+        typename VectorOf<Real, Lanes / 2>::type halves[2];
+        std::memcpy(halves, &vector, sizeof vector);
+        return sum<Real, Lanes / 2>(halves[0] + halves[1]);
+    }
+}
+
+// ---- What Python hands over; the structures of steps.py mirror these. ----
+
+struct Team {
+    int me, size;
+
+    void barrier() const {
+#pragma omp barrier
+    }
+
+    // This member's part of `count` things.
+    std::pair<Index, Index> share(Index count) const { return {count * me / size, count * (me + 1) / size}; }
+};
+
+// One tensor of each layer, and where in all of them a segment begins.
+template <class Real> struct Layers {
+    Real* const* tensors;
+    Index offset;
+
+    Real* operator[](Index layer) const { return tensors ? tensors[layer] + offset : nullptr; }
+};
+
+// A weight (out, in) in panels (ceil(out / panel), in, panel), and its bias (out,) or null.
+template <class Real> struct Linear {
+    const void* panels;
+    const Real* bias;
+    Index in, out;
+};
+
+template <class Real> struct Norm {
+    const Real* weight;
+    const Real* bias;
+    double eps;
+};
+
+// Forward, `value` and `gate` are the halves of the hidden layer. Backward, all weights are transposed, `value` is the
+// whole hidden layer, and there is no `gate`.
+template <class Real> struct Block {
+    Norm<Real> norm_attention, norm_feedforward;
+    Linear<Real> to_q, to_out, value, gate, from_hidden;
+};
+
+template <class Real> struct Model {
+    Index threads, layers, batch, groups, heads_per_group, width, dim, hidden;  // G, H/G, E, D, F
+    Index slots, pair_stride;                                                  // n, and numbers between two pairs' slots
+    const Block<Real>* blocks;
+    Linear<Real> to_kv;
+    const Real* mix;         // (L+1,), or null for the top state alone
+    const Norm<Real>* memory_norm;  // or null
+
+    Index inner() const { return groups * heads_per_group * width; }
+    Index pairs() const { return batch * groups; }
+    Index kv() const { return 2 * groups * width; }
+};
+
+// What both directions see of a segment. R = batch * length rows.
+template <class Real> struct Segment {
+    Index length, own, hidden_slots;  // own: keys of the segment itself, 0 or its length
+    const Real *keys, *values;        // its window, (BG, n, E)
+    const Real* bias;                 // (BG, Q, n + own)
+    const uint8_t* seeing;            // (R,) or null
+    Layers<Real> q, own_kv, probabilities, out;
+    Layers<const Real> keep_probabilities;
+};
+
+template <class Real> struct Forward {
+    Segment<Real> segment;
+    Layers<Real> states, middle, hidden;
+    Layers<const Real> keep_hidden;
+    Real *new_keys, *new_values;        // (BG, s, E), the segment's slots
+    Real *normed, *product, *kv;        // room: (R, D), (R, F), (R, 2*G*E)
+};
+
+template <class Real> struct Backward {
+    Segment<Real> segment;
+    const Real* grad_top;                              // (R, D)
+    Layers<Real> grad_states, grad_middle;             // (L+1, R, D), (L, R, D), written
+    Layers<const Real> states, middle;                 // what the norms saw
+    Layers<const Real> mean_a, rstd_a, mean_f, rstd_f;  // (R,)
+    Layers<const Real> slopes;                         // (R, 2, F)
+    Layers<Real> grad_hidden, grad_normed_f, grad_normed_a, grad_q, grad_own, grad_scores;  // written
+    const Real *mixed, *mixed_mean, *mixed_rstd;       // what the memory's norm saw; null without one
+    Real *grad_mixed, *grad_kv;                        // (R, D), (R, 2*G*E), written
+    const Real* total;                                 // (2, BG, s, E): what comes from outside and from later blocks
+    Index total_stride;                                // between keys and values
+    Real *band, *vectors;                              // (2, BG, C, L, Q, columns) and (2, BG, C, L, Q, E)
+    Index place, places, columns;                      // of the segment in its block, C
+    Real *grad_middle_whole, *grad_out, *room;         // room: (R, D), (R, H*E), (R, D)
+};
+
+// ---- Products with packed weights ----
+
+struct Bf16 {
+    uint16_t bits;
+};
+
+template <class Real> void load_panel(const Real* from, Vector<Real> (&to)[2]) {
+    to[0] = load<Real>(from);
+    to[1] = load<Real>(from + kLanes<Real>);
+}
+
+// Two bf16 share a word: the low half belongs to the first vector, the high half to the second.
+inline void load_panel(const Bf16* from, Vector<float> (&to)[2]) {
+    typedef VectorOf<uint32_t, kLanes<float>>::type Words;
+    Words words;
+    std::memcpy(&words, from, sizeof words);
+    to[0] = (Vector<float>)(words << 16);
+    to[1] = (Vector<float>)(words & 0xffff0000u);
+}
+
+template <class Weight, class Real, int Rows, bool Twice>
+void tile(const Real* x, Index stride, const Weight* panel, Index depth, const char* ahead, Index ahead_step, Real* out) {
+    Vector<Real> totals[Rows][2] = {};
+    for (Index k = 0; k < depth; ++k, ahead += ahead_step) {
+        __builtin_prefetch(ahead);
+        if constexpr (Twice) __builtin_prefetch(ahead + kLine);
+        Vector<Real> weight[2];
+        load_panel(panel + k * kPanel<Real>, weight);
+#pragma GCC unroll 12
+        for (int row = 0; row < Rows; ++row) {
+            const Real factor = x[row * stride + k];
+            totals[row][0] += factor * weight[0];
+            totals[row][1] += factor * weight[1];
+        }
+    }
+    for (int row = 0; row < Rows; ++row) {
+        store<Real>(out + row * kPanel<Real>, totals[row][0]);
+        store<Real>(out + row * kPanel<Real> + kLanes<Real>, totals[row][1]);
+    }
+}
+
+template <class Weight, class Real, bool Twice, int... Rows>
+void tile_of(int rows, std::integer_sequence<int, Rows...>, const Real* x, Index stride, const Weight* panel, Index depth,
+             const char* ahead, Index ahead_step, Real* out) {
+    using Tile = void (*)(const Real*, Index, const Weight*, Index, const char*, Index, Real*);
+    static constexpr Tile tiles[] = {&tile<Weight, Real, Rows + 1, Twice>...};
+    tiles[rows - 1](x, stride, panel, depth, ahead, ahead_step, out);
+}
+
+template <class Real, int Count> using Tiles = std::array<std::array<Real, kTileRows * kPanel<Real>>, Count>;
+
+// x (R, in) times `Count` weights of one shape side by side. `finish(row, column, width, found)` gets each row of a panel:
+// for each weight a pointer to `width` numbers, whose bias is added.
+template <class Weight, class Real, int Count, class Finish>
+void product(const Team& team, const Real* x, Index rows, const std::array<Linear<Real>, Count>& linears, Finish finish) {
+    const Index depth = linears[0].in, width = linears[0].out, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
+    const Index blocks = (rows + kTileRows - 1) / kTileRows, bytes = kPanel<Real> * sizeof(Weight);
+    alignas(kVectorBytes) Tiles<Real, Count> tiles;
+    const auto [begin, end] = team.share(panels);
+    for (Index panel = begin; panel < end; ++panel) {
+        const Index column = panel * kPanel<Real>, count = std::min<Index>(kPanel<Real>, width - column);
+        for (Index block = 0; block < blocks; ++block) {
+            const Index first = rows * block / blocks, last = rows * (block + 1) / blocks;
+            for (int which = 0; which < Count; ++which) {
+                const auto* weight = static_cast<const Weight*>(linears[which].panels) + panel * depth * kPanel<Real>;
+                // One tile: fetch a little ahead. Several: each fetches its part of the next panel.
+                const auto* here = reinterpret_cast<const char*>(weight);
+                const char* ahead = blocks == 1 ? here + kAheadBytes : here + depth * bytes + depth * bytes * block / blocks;
+                auto run = [&](auto twice) {
+                    tile_of<Weight, Real, decltype(twice)::value>(
+                        int(last - first), std::make_integer_sequence<int, kTileRows>(), x + first * depth, depth, weight,
+                        depth, ahead, bytes / blocks, tiles[which].data());
+                };
+                bytes / blocks > kLine ? run(std::true_type()) : run(std::false_type());
+            }
+            for (Index row = first; row < last; ++row) {
+                std::array<Real*, Count> found;
+                for (int which = 0; which < Count; ++which) {
+                    found[which] = tiles[which].data() + (row - first) * kPanel<Real>;
+                    if (const Real* bias = linears[which].bias) {
+                        for (Index i = 0; i < count; ++i) found[which][i] += bias[column + i];
+                    }
+                }
+                finish(row, column, count, found);
+            }
+        }
+    }
+}
+
+// The same for one weight, whose result is written to (R, out).
+template <class Weight, class Real>
+void product_to(const Team& team, const Real* x, Index rows, const Linear<Real>& linear, Real* out) {
+    product<Weight, Real, 1>(team, x, rows, {linear}, [&](Index row, Index column, Index count, auto& found) {
+        std::copy_n(found[0], count, out + row * linear.out + column);
+    });
+}
+
+// ---- Rows ----
+
+template <class Real> void norm(const Team& team, const Norm<Real>& norm, const Real* x, Index rows, Index dim, Real* out) {
+    const auto [begin, end] = team.share(rows);
+    for (Index row = begin; row < end; ++row) {
+        const Real* from = x + row * dim;
+        Real mean = 0, variance = 0;
+#pragma omp simd reduction(+ : mean)
+        for (Index i = 0; i < dim; ++i) mean += from[i];
+        mean /= dim;
+#pragma omp simd reduction(+ : variance)
+        for (Index i = 0; i < dim; ++i) variance += (from[i] - mean) * (from[i] - mean);
+        const Real rstd = 1 / std::sqrt(variance / dim + Real(norm.eps));
+        Real* to = out + row * dim;
+#pragma omp simd
+        for (Index i = 0; i < dim; ++i) to[i] = (from[i] - mean) * rstd * norm.weight[i] + norm.bias[i];
+    }
+}
+
+// The gradient of a row of x, from that of the normed row.
+template <class Real>
+void norm_backward(const Norm<Real>& norm, const Real* grad, const Real* x, Real mean, Real rstd, Index dim, Real* out) {
+    Real total = 0, along = 0;
+#pragma omp simd reduction(+ : total, along)
+    for (Index i = 0; i < dim; ++i) {
+        const Real weighted = grad[i] * norm.weight[i];
+        total += weighted;
+        along += weighted * (x[i] - mean);
+    }
+    total /= dim;
+    along *= rstd * rstd / dim;
+#pragma omp simd
+    for (Index i = 0; i < dim; ++i) out[i] = rstd * (grad[i] * norm.weight[i] - total - (x[i] - mean) * along);
+}
+
+// e^x for x <= 0, in a form that compilers vectorise: 2^n times the series of the rest, which is at most ln(2)/2.
+template <class Real> Real exponential(Real x) {
+    constexpr bool is_float = std::is_same_v<Real, float>;
+    using Bits = std::conditional_t<is_float, int32_t, int64_t>;
+    constexpr int mantissa = is_float ? 23 : 52, bias = is_float ? 127 : 1023, terms = is_float ? 7 : 13;
+    constexpr Real to_whole = Real(3) * (Bits(1) << (mantissa - 1));  // adding it leaves no room for a fraction
+    constexpr Real ln2_high = is_float ? Real(0x1.62ep-1) : Real(0x1.62e42feep-1);
+    constexpr Real ln2_low = is_float ? Real(0x1.0bfbe8p-15) : Real(0x1.a39ef35793c76p-33);
+    constexpr Real lowest = is_float ? Real(-87) : Real(-708);
+    const Real whole = x * Real(1.44269504088896340736) + to_whole - to_whole;
+    const Real rest = (x - whole * ln2_high) - whole * ln2_low;
+    Real series = 1;
+#pragma GCC unroll 16
+    for (int term = terms; term > 0; --term) series = series * rest * (Real(1) / term) + 1;
+    const Bits exponent = (Bits(x < lowest ? 0 : whole) + bias) << mantissa;
+    Real power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return x < lowest ? 0 : series * power;
+}
+
+// The error function. For float two interpolating polynomials, of erf(x) / x in x^2 below 1, and of -log(erfc(x)) up to 4,
+// from where on it is 1; they are off by less than 2e-7.
+inline double error_function(double x) { return std::erf(x); }
+inline float error_function(float x) {
+    constexpr float near[] = {1.1283791f, -0.37612626f, 0.11283594f, -0.026854211f, 0.0051890872f, -0.00080168643f,
+                              7.8758749e-05f};
+    constexpr float far[] = {-0.00032013806f, 1.1302334f,    0.63182604f,    0.11008009f,   -0.026421135f,
+                             0.0047595962f,   -0.0005968058f, 4.6058045e-05f, -1.6371514e-06f};
+    const float size = std::fabs(x), square = size * size, capped = size > 4 ? 4 : size;
+    float below = 0, above = 0;
+#pragma GCC unroll 7
+    for (int power = 6; power >= 0; --power) below = below * square + near[power];
+#pragma GCC unroll 9
+    for (int power = 8; power >= 0; --power) above = above * capped + far[power];
+    return size < 1 ? x * below : std::copysign(1 - exponential(-above), x);
+}
+
+template <class Real> Real gelu(Real x) {
+    return Real(0.5) * x * (1 + error_function(x * Real(0.70710678118654752440)));
+}
+
+// ---- Attention ----
+
+// out[j] = q . rows[j], for rows of `width` numbers, `stride` apart. Vectors: how many make up the width, 0 for any.
+template <class Real, int Vectors>
+void dots(const Real* q, const Real* rows, Index stride, Index count, Index width, Real* out) {
+    if constexpr (Vectors == 0) {
+        for (Index j = 0; j < count; ++j) {
+            Real total = 0;
+#pragma omp simd reduction(+ : total)
+            for (Index e = 0; e < width; ++e) total += q[e] * rows[j * stride + e];
+            out[j] = total;
+        }
+    } else {
+        Vector<Real> query[Vectors];
+        for (int v = 0; v < Vectors; ++v) query[v] = load<Real>(q + v * kLanes<Real>);
+        for (Index j = 0; j < count; ++j) {
+            Vector<Real> total = query[0] * load<Real>(rows + j * stride);
+            for (int v = 1; v < Vectors; ++v) total += query[v] * load<Real>(rows + j * stride + v * kLanes<Real>);
+            out[j] = sum<Real, kLanes<Real>>(total);
+        }
+    }
+}
+
+// out += sum over j of weights[j] * rows[j]; the weights are `weight_stride` apart.
+template <class Real, int Vectors>
+void weighted(const Real* weights, Index weight_stride, const Real* rows, Index stride, Index count, Index width, Real* out) {
+    if constexpr (Vectors == 0) {
+        for (Index j = 0; j < count; ++j) {
+#pragma omp simd
+            for (Index e = 0; e < width; ++e) out[e] += weights[j * weight_stride] * rows[j * stride + e];
+        }
+    } else {
+        Vector<Real> even[Vectors], odd[Vectors] = {};
+        for (int v = 0; v < Vectors; ++v) even[v] = load<Real>(out + v * kLanes<Real>);
+        Index j = 0;
+        for (; j + 1 < count; j += 2) {
+            for (int v = 0; v < Vectors; ++v) {
+                even[v] += weights[j * weight_stride] * load<Real>(rows + j * stride + v * kLanes<Real>);
+                odd[v] += weights[(j + 1) * weight_stride] * load<Real>(rows + (j + 1) * stride + v * kLanes<Real>);
+            }
+        }
+        if (j < count) {
+            for (int v = 0; v < Vectors; ++v) even[v] += weights[j * weight_stride] * load<Real>(rows + j * stride + v * kLanes<Real>);
+        }
+        for (int v = 0; v < Vectors; ++v) store<Real>(out + v * kLanes<Real>, even[v] + odd[v]);
+    }
+}
+
+// Calls `run` with the number of vectors of a head as a constant where it is a usual one, otherwise with 0.
+template <class Real, class Run> void with_vectors(Index width, Run run) {
+    switch (width % kLanes<Real> ? 0 : width / kLanes<Real>) {
+        case 1: return run(std::integral_constant<int, 1>());
+        case 2: return run(std::integral_constant<int, 2>());
+        case 4: return run(std::integral_constant<int, 4>());
+        case 8: return run(std::integral_constant<int, 8>());
+        default: return run(std::integral_constant<int, 0>());
+    }
+}
+
+// Where one query of a pair lies: in tensors of rows, and in those of heads.
+template <class Real> struct Query {
+    Index row, head;  // offsets in (R, H*E) and, times the columns, in (BG, Q, columns)
+
+    Query(const Model<Real>& model, Index length, Index pair, Index query) {
+        const Index b = pair / model.groups, g = pair % model.groups;
+        const Index token = query % length, in_group = query / length;
+        row = (b * length + token) * model.inner() + (g * model.heads_per_group + in_group) * model.width;
+        head = pair * model.heads_per_group * length + query;
+    }
+};
+
+template <class Real> Real exponentials(Real* scores, Index count, Real top) {
+    Real total = 0;
+#pragma omp simd reduction(+ : total)
+    for (Index j = 0; j < count; ++j) {
+        scores[j] = exponential(scores[j] - top);
+        total += scores[j];
+    }
+    return total;
+}
+
+template <class Real, int Vectors>
+void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer, Index pair, Real* weights) {
+    const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
+    const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
+    const Real* keys = segment.keys + pair * model.pair_stride + hidden * width;
+    const Real* values = segment.values + pair * model.pair_stride + hidden * width;
+    const Index group = pair % model.groups, first_row = pair / model.groups * segment.length;
+    const Real* own_keys = own ? segment.own_kv[layer] + first_row * model.kv() + group * width : nullptr;
+    for (Index query = 0; query < model.heads_per_group * segment.length; ++query) {
+        const Query<Real> at(model, segment.length, pair, query);
+        const Real* q = segment.q[layer] + at.row;
+        Real* p = segment.probabilities[layer] + at.head * columns;
+        std::fill_n(p, hidden, Real(0));
+        Real* scores = p + hidden;
+        dots<Real, Vectors>(q, keys, width, seen, width, scores);
+        if (own) dots<Real, Vectors>(q, own_keys, model.kv(), own, width, scores + seen);
+        const Real* bias = segment.bias + at.head * columns + hidden;
+        Real top = -HUGE_VAL;
+#pragma omp simd reduction(max : top)
+        for (Index j = 0; j < all; ++j) {
+            scores[j] += bias[j];
+            top = scores[j] > top ? scores[j] : top;
+        }
+        const Real scale = 1 / exponentials(scores, all, top);
+        const Real* keep = segment.keep_probabilities[layer];
+        if (keep) keep += at.head * columns + hidden;
+        for (Index j = 0; j < all; ++j) scores[j] *= scale;
+        if (keep) {
+            for (Index j = 0; j < all; ++j) weights[j] = scores[j] * keep[j];
+        }
+        const Real* used = keep ? weights : scores;
+        Real* out = segment.out[layer] + at.row;
+        std::fill_n(out, width, Real(0));
+        weighted<Real, Vectors>(used, 1, values, width, seen, width, out);
+        if (own) weighted<Real, Vectors>(used + seen, 1, own_keys + model.groups * width, model.kv(), own, width, out);
+    }
+}
+
+template <class Real, int Vectors>
+void attend_backward(const Model<Real>& model, const Backward<Real>& at_step, Index layer, Index pair, Real* weights) {
+    const Segment<Real>& segment = at_step.segment;
+    const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
+    const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
+    const Index queries = model.heads_per_group * segment.length;
+    const Real* keys = segment.keys + pair * model.pair_stride + hidden * width;
+    const Real* values = segment.values + pair * model.pair_stride + hidden * width;
+    const Index group = pair % model.groups, first_row = pair / model.groups * segment.length;
+    const Index own_offset = first_row * model.kv() + group * width, own_values = model.groups * width;
+    const Real* own_keys = own ? segment.own_kv[layer] + own_offset : nullptr;
+    Real* grad_own = own ? at_step.grad_own[layer] + own_offset : nullptr;
+    for (Index j = 0; j < own; ++j) {
+        std::fill_n(grad_own + j * model.kv(), width, Real(0));
+        std::fill_n(grad_own + j * model.kv() + own_values, width, Real(0));
+    }
+    for (Index query = 0; query < queries; ++query) {
+        const Query<Real> at(model, segment.length, pair, query);
+        const Real *q = segment.q[layer] + at.row, *grad = at_step.grad_out + at.row;
+        const Real* p = segment.probabilities[layer] + at.head * columns + hidden;
+        const Real* keep = segment.keep_probabilities[layer];
+        if (keep) keep += at.head * columns + hidden;
+        Real* scores = at_step.grad_scores[layer] + at.head * columns;
+        std::fill_n(scores, hidden, Real(0));
+        scores += hidden;
+        dots<Real, Vectors>(grad, values, width, seen, width, scores);
+        if (own) dots<Real, Vectors>(grad, own_keys + own_values, model.kv(), own, width, scores + seen);
+        for (Index j = 0; j < all; ++j) weights[j] = keep ? p[j] * keep[j] : p[j];
+        Real along = 0;
+#pragma omp simd reduction(+ : along)
+        for (Index j = 0; j < all; ++j) along += scores[j] * weights[j];
+#pragma omp simd
+        for (Index j = 0; j < all; ++j) scores[j] = scores[j] * weights[j] - along * p[j];
+        Real* grad_q = at_step.grad_q[layer] + at.row;
+        std::fill_n(grad_q, width, Real(0));
+        weighted<Real, Vectors>(scores, 1, keys, width, seen, width, grad_q);
+        if (own) weighted<Real, Vectors>(scores + seen, 1, own_keys, model.kv(), own, width, grad_q);
+        for (Index j = 0; j < own; ++j) {
+            Real* to = grad_own + j * model.kv();
+            weighted<Real, Vectors>(scores + seen + j, 1, q, width, 1, width, to);
+            weighted<Real, Vectors>(weights + seen + j, 1, grad, width, 1, width, to + own_values);
+        }
+        // For the gradients of keys and values: both weights, and what they multiply.
+        const Index line = ((pair * at_step.places + at_step.place) * model.layers + layer) * queries + query;
+        const Index half = model.pairs() * at_step.places * model.layers * queries;
+        Real* band = at_step.band + line * at_step.columns + at_step.place * segment.length;
+        std::fill_n(band, hidden, Real(0));
+        std::copy_n(scores, seen, band + hidden);
+        band += half * at_step.columns;
+        std::fill_n(band, hidden, Real(0));
+        std::copy_n(weights, seen, band + hidden);
+        std::copy_n(q, width, at_step.vectors + line * width);
+        std::copy_n(grad, width, at_step.vectors + (half + line) * width);
+    }
+}
+
+// Writes the finished gradient of the keys and values that the segment stored: what `total` holds, and what the later
+// segments of its block give.
+template <class Real> void slot_gradient(const Team& team, const Model<Real>& model, const Backward<Real>& at) {
+    const Index width = model.width, length = at.segment.length, queries = model.heads_per_group * length;
+    const Index lines = at.places * model.layers * queries, later = (at.place + 1) * model.layers * queries;
+    const auto [begin, end] = team.share(2 * model.pairs());
+    for (Index half_pair = begin; half_pair < end; ++half_pair) {
+        const Index half = half_pair / model.pairs(), pair = half_pair % model.pairs();
+        const Real* band = at.band + (half_pair * lines + later) * at.columns + model.slots + at.place * length;
+        const Real* vectors = at.vectors + (half_pair * lines + later) * width;
+        for (Index token = 0; token < length; ++token) {
+            Real* to = at.grad_kv + (pair / model.groups * length + token) * model.kv() +
+                       (half * model.groups + pair % model.groups) * width;
+            std::copy_n(at.total + half * at.total_stride + pair * model.pair_stride + token * width, width, to);
+            with_vectors<Real>(width, [&](auto vectors_of) {
+                weighted<Real, decltype(vectors_of)::value>(band + token, at.columns, vectors, width, lines - later, width, to);
+            });
+        }
+    }
+}
+
+// ---- The steps ----
+
+template <class Weight, class Real> void forward(const Team& team, const Model<Real>& model, const Forward<Real>& at) {
+    const Segment<Real>& segment = at.segment;
+    const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
+    std::vector<Real> weights(segment.keep_probabilities.tensors ? model.slots + segment.own : 0);
+    for (Index layer = 0; layer < model.layers; ++layer) {
+        const Block<Real>& block = model.blocks[layer];
+        const Real* below = at.states[layer];
+        norm(team, block.norm_attention, below, rows, dim, at.normed);
+        team.barrier();
+        product_to<Weight>(team, at.normed, rows, block.to_q, segment.q[layer]);
+        if (segment.own) product_to<Weight>(team, at.normed, rows, model.to_kv, segment.own_kv[layer]);
+        team.barrier();
+        const auto [begin, end] = team.share(model.pairs());
+        with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+            for (Index pair = begin; pair < end; ++pair) {
+                attend<Real, decltype(vectors)::value>(model, segment, layer, pair, weights.data());
+            }
+        });
+        team.barrier();
+        Real* middle = at.middle[layer];
+        product<Weight, Real, 1>(team, segment.out[layer], rows, {block.to_out},
+                                 [&](Index row, Index column, Index count, auto& found) {
+            const Real seeing = segment.seeing && !segment.seeing[row] ? 0 : 1;
+            const Index first = row * dim + column;
+            for (Index i = 0; i < count; ++i) middle[first + i] = below[first + i] + seeing * found[0][i];
+        });
+        team.barrier();
+        norm(team, block.norm_feedforward, middle, rows, dim, at.normed);
+        team.barrier();
+        Real* gated = at.hidden[layer];
+        const Real* keep = at.keep_hidden[layer];
+        product<Weight, Real, 2>(team, at.normed, rows, {block.value, block.gate},
+                                 [&](Index row, Index column, Index count, auto& found) {
+            const Index first = row * hidden + column;
+            std::copy_n(found[0], count, gated + row * 2 * hidden + column);
+            std::copy_n(found[1], count, gated + row * 2 * hidden + hidden + column);
+            Real *value = found[0], *gate = found[1], *to = at.product + first;
+#pragma omp simd
+            for (Index i = 0; i < count; ++i) to[i] = gelu(gate[i]) * value[i];
+            if (keep) {
+                for (Index i = 0; i < count; ++i) to[i] *= keep[first + i];
+            }
+        });
+        team.barrier();
+        Real* above = at.states[layer + 1];
+        product<Weight, Real, 1>(team, at.product, rows, {block.from_hidden},
+                                 [&](Index row, Index column, Index count, auto& found) {
+            const Index first = row * dim + column;
+            for (Index i = 0; i < count; ++i) above[first + i] = middle[first + i] + found[0][i];
+        });
+        team.barrier();
+    }
+    const Real* stored = at.states[model.layers];
+    if (model.mix) {
+        const auto [begin, end] = team.share(rows * dim);
+        std::fill(at.normed + begin, at.normed + end, Real(0));
+        for (Index layer = 0; layer <= model.layers; ++layer) {
+            const Real *state = at.states[layer], weight = model.mix[layer];
+            for (Index i = begin; i < end; ++i) at.normed[i] += weight * state[i];
+        }
+        stored = at.normed;
+        team.barrier();
+    }
+    if (model.memory_norm) {
+        norm(team, *model.memory_norm, stored, rows, dim, at.product);
+        stored = at.product;
+        team.barrier();
+    }
+    product_to<Weight>(team, stored, rows, model.to_kv, at.kv);
+    team.barrier();
+    const auto [begin, end] = team.share(rows);
+    for (Index row = begin; row < end; ++row) {
+        for (Index group = 0; group < model.groups; ++group) {
+            const Index pair = row / segment.length * model.groups + group;
+            const Index slot = pair * model.pair_stride + row % segment.length * model.width;
+            const Real* from = at.kv + row * model.kv() + group * model.width;
+            std::copy_n(from, model.width, at.new_keys + slot);
+            std::copy_n(from + model.groups * model.width, model.width, at.new_values + slot);
+        }
+    }
+}
+
+template <class Weight, class Real> void backward(const Team& team, const Model<Real>& model, const Backward<Real>& at) {
+    const Segment<Real>& segment = at.segment;
+    const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
+    std::vector<Real> weights(model.slots + segment.own);
+    const auto [first_row, last_row] = team.share(rows);
+    slot_gradient(team, model, at);
+    team.barrier();
+    product_to<Weight>(team, at.grad_kv, rows, model.to_kv, at.grad_mixed);
+    team.barrier();
+    for (Index row = first_row; row < last_row; ++row) {
+        Real *mixed = at.grad_mixed + row * dim, *top = at.grad_states[model.layers] + row * dim;
+        if (model.memory_norm) {
+            norm_backward(*model.memory_norm, mixed, at.mixed + row * dim, at.mixed_mean[row], at.mixed_rstd[row], dim,
+                          at.room + row * dim);
+            std::copy_n(at.room + row * dim, dim, mixed);
+        }
+        const Real weight = model.mix ? model.mix[model.layers] : 1;
+        for (Index i = 0; i < dim; ++i) top[i] = at.grad_top[row * dim + i] + weight * mixed[i];
+    }
+    team.barrier();
+    for (Index layer = model.layers; layer-- > 0;) {
+        const Block<Real>& block = model.blocks[layer];
+        const Real *grad = at.grad_states[layer + 1], *slopes = at.slopes[layer];
+        Real* grad_hidden = at.grad_hidden[layer];
+        product<Weight, Real, 1>(team, grad, rows, {block.from_hidden},
+                                 [&](Index row, Index column, Index count, auto& found) {
+            const Index value = row * 2 * hidden + column, gate = value + hidden;
+            for (Index i = 0; i < count; ++i) {
+                grad_hidden[value + i] = found[0][i] * slopes[value + i];
+                grad_hidden[gate + i] = found[0][i] * slopes[gate + i];
+            }
+        });
+        team.barrier();
+        product_to<Weight>(team, grad_hidden, rows, block.value, at.grad_normed_f[layer]);
+        team.barrier();
+        for (Index row = first_row; row < last_row; ++row) {
+            const Index first = row * dim;
+            Real *whole = at.grad_middle_whole + first, *through = at.grad_middle[layer] + first;
+            norm_backward(block.norm_feedforward, at.grad_normed_f[layer] + first, at.middle[layer] + first,
+                          at.mean_f[layer][row], at.rstd_f[layer][row], dim, whole);
+            const Real seeing = segment.seeing && !segment.seeing[row] ? 0 : 1;
+            for (Index i = 0; i < dim; ++i) {
+                whole[i] += grad[first + i];
+                through[i] = seeing * whole[i];
+            }
+        }
+        team.barrier();
+        product_to<Weight>(team, at.grad_middle[layer], rows, block.to_out, at.grad_out);
+        team.barrier();
+        const auto [begin, end] = team.share(model.pairs());
+        with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+            for (Index pair = begin; pair < end; ++pair) {
+                attend_backward<Real, decltype(vectors)::value>(model, at, layer, pair, weights.data());
+            }
+        });
+        team.barrier();
+        product_to<Weight>(team, at.grad_q[layer], rows, block.to_q, at.grad_normed_a[layer]);
+        if (segment.own) {
+            team.barrier();
+            product<Weight, Real, 1>(team, at.grad_own[layer], rows, {model.to_kv},
+                                     [&](Index row, Index column, Index count, auto& found) {
+                Real* to = at.grad_normed_a[layer] + row * dim + column;
+                for (Index i = 0; i < count; ++i) to[i] += found[0][i];
+            });
+        }
+        team.barrier();
+        const Real weight = model.mix ? model.mix[layer] : 0;
+        for (Index row = first_row; row < last_row; ++row) {
+            const Index first = row * dim;
+            Real* below = at.grad_states[layer] + first;
+            norm_backward(block.norm_attention, at.grad_normed_a[layer] + first, at.states[layer] + first,
+                          at.mean_a[layer][row], at.rstd_a[layer][row], dim, below);
+            for (Index i = 0; i < dim; ++i) below[i] += at.grad_middle_whole[first + i] + weight * at.grad_mixed[first + i];
+        }
+        team.barrier();
+    }
+}
+
+// ---- Packing ----
+
+inline void round_to(float& to, float value) { to = value; }
+inline void round_to(double& to, double value) { to = value; }
+inline void round_to(Bf16& to, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    to.bits = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even; weights are finite
+}
+
+// Where a panel's column lies in it.
+template <class Weight, class Real> constexpr Index column_at(Index column) {
+    if constexpr (std::is_same_v<Weight, Bf16>) return column < kLanes<Real> ? 2 * column : 2 * (column - kLanes<Real>) + 1;
+    return column;
+}
+
+// A weight (out, in) with any strides, times `scale`, into panels.
+template <class Weight, class Real>
+void pack(const Real* from, Index out, Index in, Index out_stride, Index in_stride, double scale, Weight* to, Index threads) {
+    constexpr Index depth = 16;  // numbers of a row that lie in one line
+    const Index panels = (out + kPanel<Real> - 1) / kPanel<Real>;
+#pragma omp parallel for num_threads(int(threads))
+    for (Index panel = 0; panel < panels; ++panel) {
+        Weight* target = to + panel * in * kPanel<Real>;
+        const Index first = panel * kPanel<Real>, count = std::min<Index>(kPanel<Real>, out - first);
+        for (Index k = 0; k < in; k += depth) {
+            const Index last = std::min(in, k + depth);
+            for (Index column = 0; column < kPanel<Real>; ++column) {
+                for (Index i = k; i < last; ++i) {
+                    const Real value = column < count ? from[(first + column) * out_stride + i * in_stride] : 0;
+                    round_to(target[i * kPanel<Real> + column_at<Weight, Real>(column)], Real(value * Real(scale)));
+                }
+            }
+        }
+    }
+}
+
+template <class Step> void in_team(Index threads, Step step) {
+#pragma omp parallel num_threads(int(threads))
+    step(Team{omp_get_thread_num(), omp_get_num_threads()});
+}
+
+}  // namespace
+
+#define EXPORT(NAME, WEIGHT, REAL)                                                                              \
+    extern "C" int64_t panel_##NAME() { return kPanel<REAL>; }                                                  \
+    extern "C" void pack_##NAME(const REAL* from, Index out, Index in, Index out_stride, Index in_stride,       \
+                                double scale, WEIGHT* to, Index threads) {                                      \
+        pack<WEIGHT, REAL>(from, out, in, out_stride, in_stride, scale, to, threads);                           \
+    }                                                                                                           \
+    extern "C" void forward_##NAME(const Model<REAL>* model, const Forward<REAL>* at) {                         \
+        in_team(model->threads, [=](const Team& team) { forward<WEIGHT, REAL>(team, *model, *at); });           \
+    }                                                                                                           \
+    extern "C" void backward_##NAME(const Model<REAL>* model, const Backward<REAL>* at) {                       \
+        in_team(model->threads, [=](const Team& team) { backward<WEIGHT, REAL>(team, *model, *at); });          \
+    }
+
+EXPORT(float32, float, float)
+EXPORT(float64, double, double)
+EXPORT(bfloat16, Bf16, float)

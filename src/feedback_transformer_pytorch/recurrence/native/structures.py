@@ -1,0 +1,92 @@
+"""The structures that the kernel reads, field by field as `kernel.cpp` declares them; pointers are addresses."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+_Field = tuple[str, type]
+
+
+def _addresses(names: str) -> list[_Field]:
+    return [(name, ctypes.c_void_p) for name in names.split()]
+
+
+def _numbers(names: str) -> list[_Field]:
+    return [(name, ctypes.c_int64) for name in names.split()]
+
+
+class Layers(ctypes.Structure):
+    """One tensor of each layer, and the number at which a segment begins in all of them."""
+
+    _fields_ = [*_addresses("tensors"), *_numbers("offset")]
+
+
+def point(layers: Layers, tensors: Iterable[Tensor]) -> Any:
+    """Points at these tensors, and returns what must be kept, as they must, for as long as it is used."""
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    table = (ctypes.c_void_p * len(addresses))(*addresses)
+    layers.tensors, layers.offset = ctypes.addressof(table), 0
+    return table
+
+
+def _layers(names: str) -> list[_Field]:
+    return [(name, Layers) for name in names.split()]
+
+
+class Linear(ctypes.Structure):
+    _fields_ = [*_addresses("panels bias"), *_numbers("inputs outputs")]
+
+
+class Norm(ctypes.Structure):
+    _fields_ = [*_addresses("weight bias"), ("eps", ctypes.c_double)]
+
+
+class Block(ctypes.Structure):
+    _fields_ = [
+        ("norm_attention", Norm),
+        ("norm_feedforward", Norm),
+        *((name, Linear) for name in ("to_q", "to_out", "value", "gate", "from_hidden")),
+    ]
+
+
+class Model(ctypes.Structure):
+    _fields_ = [
+        *_numbers("threads layers batch groups heads_per_group width dim hidden slots pair_stride"),
+        *_addresses("blocks"),
+        ("to_kv", Linear),
+        *_addresses("mix memory_norm"),
+    ]
+
+
+class Segment(ctypes.Structure):
+    _fields_ = [
+        *_numbers("length own hidden_slots"),
+        *_addresses("keys values bias seeing"),
+        *_layers("q own_kv probabilities out keep_probabilities"),
+    ]
+
+
+class Forward(ctypes.Structure):
+    _fields_ = [
+        ("segment", Segment),
+        *_layers("states middle hidden keep_hidden"),
+        *_addresses("new_keys new_values normed product kv"),
+    ]
+
+
+class Backward(ctypes.Structure):
+    _fields_ = [
+        ("segment", Segment),
+        *_addresses("grad_top"),
+        *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f slopes"),
+        *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_own grad_scores"),
+        *_addresses("mixed mixed_mean mixed_rstd grad_mixed grad_kv total"),
+        *_numbers("total_stride"),
+        *_addresses("band vectors"),
+        *_numbers("place places columns"),
+        *_addresses("grad_middle_whole grad_out room"),
+    ]
