@@ -36,7 +36,7 @@ class _BackwardWalk:
         self.bias = torch.zeros_like(walk.windows.by_distance)
         self.room = Room()
         self.mix = None if walk.mix_weight is None else torch.zeros_like(walk.mix_weight)
-        self.steps = (native.BackwardSteps if native.applies(walk) else _Steps)(walk, self.memory)
+        self.steps = (native.BackwardSteps if native.applies(walk) else _Steps)(walk, self.memory, self.bias)
 
     def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
         walk, plan, inputs = self.walk, self.plan, self.walk.inputs
@@ -47,6 +47,7 @@ class _BackwardWalk:
             self._walk_chunk(blocks, chunk)
             self._accumulate(chunk)
             grad_x[chunk.segments[0].rows.start : chunk.segments[-1].rows.stop] = chunk.grad_states[0]
+        self.steps.finish()
         grad_keys, grad_values = walk.windows.carried_gradient(self.memory.total, inputs.keys.dtype)
         found = [plan.from_rows(grad_x), grad_keys, grad_values, self._position(), self._layer_weight()]
         found.append(walk.to_kv.gradients[0])
@@ -111,22 +112,17 @@ class _BackwardWalk:
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
             own = None if chunk.values.own is None else chunk.values.own[layer]
             attention.again(chunk.states[layer], own, chunk.values.out[layer])
-            keep = None if chunk.masks.hidden is None else chunk.masks.hidden[layer]
-            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer], keep)
+            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer])
         self.steps.begin(chunk)
         groups = self.memory.total.shape[1]
         for block in reversed(blocks):
             length = block[0].length
             queries = self.plan.batch * walk.config.heads // groups * length
             self.memory.begin(block[0].start, len(block), length, len(walk.attentions), queries, chunk.values.q)
-            columns = self.plan.slots + (length if length > 1 else 0)
-            shape = (len(walk.attentions), groups, queries, columns)
-            grad_scores = self.room.take("grad_scores", shape, chunk.values.probabilities)
             for place in reversed(range(len(block))):
                 index -= 1
-                self.steps.step(block[place], place, index, grad_scores)
-                walk.windows.add_bias_gradient(block[place], grad_scores, self.bias)
-            self.memory.end()
+                self.steps.step(block[place], place, index)
+            self.steps.end_block(block[0])
 
     def _accumulate(self, chunk: Chunk) -> None:
         """Adds a chunk's parameter gradients."""
@@ -142,8 +138,9 @@ class _BackwardWalk:
 class _Steps:
     """Segments walked back by the triples."""
 
-    def __init__(self, walk: Walk, memory: KeyValueGradient) -> None:
-        self._walk, self._memory, self._room = walk, memory, Room()
+    def __init__(self, walk: Walk, memory: KeyValueGradient, bias: Tensor) -> None:
+        """Sets up; `bias` (H, M+S) is what the gradients of the biases are added to."""
+        self._walk, self._memory, self._bias, self._room = walk, memory, bias, Room()
         mix = walk.mix_weight
         self._mix = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
 
@@ -151,10 +148,10 @@ class _Steps:
         """Cuts a chunk, which the sub-layers have prepared, into steps."""
         walk, layout = self._walk, self._walk.layout
         counts = [segment.rows.stop - segment.rows.start for segment in chunk.segments]
-        steps = layout.steps(chunk.segments, chunk.values, chunk.masks, chunk.states)
+        steps, keep = layout.steps(chunk.segments, chunk.values, chunk.masks, chunk.states), chunk.masks.hidden
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
             attention.cut([at[layer] for at in steps], counts)
-            feedforward.cut(counts)
+            feedforward.cut(chunk.values.hidden[layer], None if keep is None else keep[layer], counts)
         dropped = chunk.values.probabilities
         if chunk.masks.probabilities is not None:
             dropped = dropped * chunk.masks.probabilities
@@ -180,12 +177,8 @@ class _Steps:
         mean, rstd = chunk.moments
         return list(zip(chunk.mixed.split(counts), mean.split(counts), rstd.split(counts), strict=True))
 
-    def step(self, segment: Segment, place: int, index: int, grad_scores: Tensor) -> None:
-        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers.
-
-        Args:
-            grad_scores: (L, BG, Q, n + own), written.
-        """
+    def step(self, segment: Segment, place: int, index: int) -> None:
+        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers."""
         walk, windows, mix, part = self._walk, self._walk.windows, self._mix, self._parts[index]
         window = windows.window(segment)
         slots = self._memory.slot(place).unflatten(1, (walk.plan.batch, -1))
@@ -195,6 +188,7 @@ class _Steps:
             part.mixed.copy_(walk.memory_norm.step_backward(part.mixed, *part.mix))
         layers, middles = part.states.unbind(0), part.middles.unbind(0)
         grad_out = self._room.take("grad_out", tuple(part.q.shape), part.q)
+        grad_scores = self._room.take("grad_scores", tuple(part.probabilities.shape), part.probabilities)
         grad = torch.add(part.tops, part.mixed if mix is None else part.mixed * mix[-1], out=layers[-1])
         for layer in reversed(range(len(middles))):
             grad_ff = walk.feedforwards[layer].step_backward(index, grad)
@@ -209,6 +203,7 @@ class _Steps:
             grad = torch.add(middle, grad_attention, out=layers[layer])
             if mix is not None:
                 grad.addcmul_(part.mixed, mix[layer])
+        windows.add_bias_gradient(segment, grad_scores, self._bias)
         self._memory.add(
             place,
             grad_scores,
@@ -216,6 +211,13 @@ class _Steps:
             windows.as_heads(segment, part.q),
             windows.as_heads(segment, grad_out),
         )
+
+    def end_block(self, segment: Segment) -> None:
+        """Gives the slots before a block, whose first segment was the last step, what all its queries owe them."""
+        self._memory.end()
+
+    def finish(self) -> None:
+        """Does what is left to do after the last step: nothing."""
 
 
 class _StepGradients(NamedTuple):

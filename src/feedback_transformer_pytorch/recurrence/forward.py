@@ -8,7 +8,6 @@ from torch import Tensor
 from ..layers import keep_mask
 from . import native
 from .plan import Segment
-from .sublayers import Window
 from .tape import Keep, Masks, Step, Values
 from .walk import Walk
 
@@ -31,11 +30,10 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
     places = layout.states(segments, states, x)
     steps = (native.ForwardSteps if native.applies(walk) else _Steps)(walk, states, places, values, masks)
     for segment, state, keeps in zip(segments, places, layout.keeps(segments, masks), strict=True):
-        window = walk.windows.window(segment)
         _draw(walk, segment, keeps)
         if states is None:
             state[0].copy_(rows[segment.rows])
-        steps.step(segment, window)
+        steps.step(segment)
         if states is None:
             tops[segment.rows] = state[-1]
     # A copy: the states stay as they are whatever happens to the result.
@@ -53,9 +51,9 @@ class _Steps:
         self._walk, self._places = walk, places
         self._steps: list[list[Step]] = walk.layout.steps(walk.plan.segments, values, masks, walk.inputs.x)
 
-    def step(self, segment: Segment, window: Window) -> None:
+    def step(self, segment: Segment) -> None:
         """Takes a segment from `states[0]` to the top, and puts it into the memory."""
-        walk, state = self._walk, self._places[segment.index]
+        walk, state, window = self._walk, self._places[segment.index], self._walk.windows.window(segment)
         layers = state.unbind(0)
         for attention, feedforward, at, below, above in zip(
             walk.attentions, walk.feedforwards, self._steps[segment.index], layers[:-1], layers[1:], strict=True

@@ -40,8 +40,7 @@ class FeedForwardChunk(NamedTuple):
     mean: Tensor  # (Rc, 1)
     rstd: Tensor  # (Rc, 1)
     normed: Tensor  # (Rc, D)
-    product: Tensor  # (Rc, 4*D)
-    slopes: Tensor  # (Rc, 2, 4*D), the derivatives of the product by value and gate
+    product: Tensor  # (Rc, 4*D), written by the steps or before them
     grad_hidden: Tensor  # (Rc, 2, 4*D)
     grad_normed: Tensor  # (Rc, D)
 
@@ -75,22 +74,22 @@ class FeedForwardSublayer:
         """Writes what comes before the gate, of a step or of a chunk."""
         self._to_hidden.step(self._norm.step(y).to(self._dtype), out=out)
 
-    def again(self, y: Tensor, hidden: Tensor, keep: Tensor | None) -> None:
+    def again(self, y: Tensor, hidden: Tensor) -> None:
         """Prepares a chunk of steps from its inputs (Rc, D) and hidden values (Rc, 8*D)."""
         normed, mean, rstd = self._norm.again(y)
         normed = normed.to(self._dtype)
         rows, width = hidden.shape[0], hidden.shape[1] // 2
         product = self._room.take("product", (rows, width), hidden)
-        slopes = self._room.take("slopes", (rows, 2, width), hidden)
-        Geglu.again(hidden, keep, product, slopes)
         grad_hidden = self._room.take("grad_hidden", (rows, 2, width), hidden)
         grad_normed = self._room.take("grad_normed", (rows, y.shape[1]), normed)
-        self.chunk = FeedForwardChunk(y, mean, rstd, normed, product, slopes, grad_hidden, grad_normed)
+        self.chunk = FeedForwardChunk(y, mean, rstd, normed, product, grad_hidden, grad_normed)
 
-    def cut(self, counts: list[int]) -> None:
-        """Cuts the chunk into steps of `counts` rows, for `step_backward`."""
+    def cut(self, hidden: Tensor, keep: Tensor | None, counts: list[int]) -> None:
+        """Computes the chunk's products and their derivatives, and cuts it into steps of `counts` rows."""
         at = self.chunk
-        parts = (at.y, at.mean, at.rstd, at.slopes, at.grad_hidden, at.grad_hidden.flatten(1), at.grad_normed)
+        slopes = self._room.take("slopes", tuple(at.grad_hidden.shape), hidden)
+        Geglu.again(hidden, keep, at.product, slopes)
+        parts = (at.y, at.mean, at.rstd, slopes, at.grad_hidden, at.grad_hidden.flatten(1), at.grad_normed)
         self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
 
     def step_backward(self, step: int, grad: Tensor) -> Tensor:

@@ -60,28 +60,33 @@ class Windows:
 
     def window(self, segment: Segment) -> Window:
         """What a segment sees."""
-        seen, plan = self.view(segment), self._layout.plan
-        key = (plan.filled(segment), segment.length)
+        bias, seeing = self.bias(segment, self._layout.plan.filled(segment))
+        keys, values = self.buffer[:, :, segment.start : segment.start + self._layout.plan.slots].unbind(0)
+        return Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing)
+
+    def bias(self, segment: Segment, filled: int) -> tuple[Tensor, Tensor | None]:
+        """The bias (BG, Q, n + own) and `seeing` (R, 1) of a segment whose window has `filled` slots with a token."""
+        seen, plan = self.view(segment, filled), self._layout.plan
+        key = (filled, segment.length)
         bias = self._biases.get(key)
         if bias is None or self._visibility is not None:
             bias = seen.bias(self.by_distance)
             groups = plan.batch * (self._layout.config.kv_heads or self._layout.config.heads)
             bias = bias.expand(plan.batch, -1, -1, -1).reshape(groups, -1, bias.shape[-1])
             self._biases[key] = bias
-        keys, values = self.buffer[:, :, segment.start : segment.start + plan.slots].unbind(0)
         seeing = seen.seeing
         if seeing is not None:
             seeing = seeing.expand(plan.batch, segment.length, 1).reshape(-1, 1)
-        return Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing)
+        return bias, seeing
 
-    def view(self, segment: Segment) -> View:
+    def view(self, segment: Segment, filled: int) -> View:
         """Which keys a segment sees, and how far they are."""
         config, plan = self._layout.config, self._layout.plan
-        key = (plan.filled(segment), segment.length)
+        key = (filled, segment.length)
         seen = self._views.get(key)
         if seen is None or self._visibility is not None:
             device = self.buffer.device
-            seen = view(config, plan.slots, key[0], segment.index, segment.length, self._visibility, device)
+            seen = view(config, plan.slots, filled, segment.index, segment.length, self._visibility, device)
             self._views[key] = seen
         return seen
 
@@ -112,7 +117,8 @@ class Windows:
 
     def add_bias_gradient(self, segment: Segment, grad_scores: Tensor, out: Tensor) -> None:
         """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + own) give its biases."""
-        batch, distance = self._layout.plan.batch, self.view(segment).distance
+        plan = self._layout.plan
+        batch, distance = plan.batch, self.view(segment, plan.filled(segment)).distance
         grad = grad_scores.sum(0).view(batch, out.shape[0], segment.length, -1)
         if distance.ndim == 2:
             out.index_add_(1, distance.flatten(), grad.sum(0).flatten(1).to(out.dtype))

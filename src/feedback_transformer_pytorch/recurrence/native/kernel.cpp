@@ -33,6 +33,10 @@ constexpr int kTileRows = kVectorBytes == 64 ? 12 : 6;
 // How far ahead of its use a weight is fetched when it is used by one tile only.
 constexpr Index kAheadBytes = 4096;
 constexpr Index kLine = 64;
+// How deep a part of a panel is that several tiles use one after the other.
+constexpr Index kDepth = 128;
+// The most rows of a step.
+constexpr Index kMostRows = 256;
 
 template <class Real> constexpr int kLanes = kVectorBytes / int(sizeof(Real));
 template <class Real> constexpr int kPanel = 2 * kLanes<Real>;
@@ -50,13 +54,29 @@ template <class Real> Vector<Real> load(const Real* from) {
 
 template <class Real> void store(Real* to, const Vector<Real>& vector) { std::memcpy(to, &vector, sizeof vector); }
 
-template <class Real, int Lanes> Real sum(const typename VectorOf<Real, Lanes>::type& vector) {
-    if constexpr (Lanes == 1) {
-        return vector[0];
+// Sums of neighbours, first those of a, then those of b.
+template <class Real, int... Lane>
+Vector<Real> add_neighbours(const Vector<Real>& a, const Vector<Real>& b, std::integer_sequence<int, Lane...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, 2 * Lane...) + __builtin_shufflevector(a, b, 2 * Lane + 1 ...);
+#else
+    using Lane_ = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+    constexpr Vector<Lane_> even = {2 * Lane...}, odd = {2 * Lane + 1 ...};
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+#endif
+}
+
+// The sums of the first `Count` vectors, in their order.
+template <class Real, int Count = kLanes<Real>> Vector<Real> sums(Vector<Real>* vectors) {
+    if constexpr (Count == 1) {
+        return vectors[0];
     } else {
-        typename VectorOf<Real, Lanes / 2>::type halves[2];
-        std::memcpy(halves, &vector, sizeof vector);
-        return sum<Real, Lanes / 2>(halves[0] + halves[1]);
+        constexpr std::make_integer_sequence<int, kLanes<Real>> lanes;
+#pragma GCC unroll 8
+        for (int i = 0; i < Count / 2; ++i) {
+            vectors[i] = add_neighbours<Real>(vectors[2 * i], vectors[2 * i + 1], lanes);
+        }
+        return sums<Real, Count / 2>(vectors);
     }
 }
 
@@ -138,14 +158,17 @@ template <class Real> struct Backward {
     Layers<Real> grad_states, grad_middle;             // (L+1, R, D), (L, R, D), written
     Layers<const Real> states, middle;                 // what the norms saw
     Layers<const Real> mean_a, rstd_a, mean_f, rstd_f;  // (R,)
-    Layers<const Real> slopes;                         // (R, 2, F)
+    Layers<const Real> hidden, keep_hidden;            // (R, 2*F), (R, F)
+    Layers<Real> product;                              // (R, F), what came out of the gate, written
     Layers<Real> grad_hidden, grad_normed_f, grad_normed_a, grad_q, grad_own, grad_scores;  // written
     const Real *mixed, *mixed_mean, *mixed_rstd;       // what the memory's norm saw; null without one
     Real *grad_mixed, *grad_kv;                        // (R, D), (R, 2*G*E), written
-    const Real* total;                                 // (2, BG, s, E): what comes from outside and from later blocks
+    Real* total;                                       // (2, BG, s, E): what comes from outside and from later blocks
     Index total_stride;                                // between keys and values
     Real *band, *vectors;                              // (2, BG, C, L, Q, columns) and (2, BG, C, L, Q, E)
     Index place, places, columns;                      // of the segment in its block, C
+    Real* grad_bias;                                   // (members of the team, H, s, n + own), added to; or null
+    Index grad_bias_stride;                            // between two members
     Real *grad_middle_whole, *grad_out, *room;         // room: (R, D), (R, H*E), (R, D)
 };
 
@@ -169,9 +192,14 @@ inline void load_panel(const Bf16* from, Vector<float> (&to)[2]) {
     to[1] = (Vector<float>)(words & 0xffff0000u);
 }
 
+// Adds x (Rows, depth) times a part of a panel to `out` (Rows, panel), fetching `ahead` on the way.
 template <class Weight, class Real, int Rows, bool Twice>
 void tile(const Real* x, Index stride, const Weight* panel, Index depth, const char* ahead, Index ahead_step, Real* out) {
-    Vector<Real> totals[Rows][2] = {};
+    Vector<Real> totals[Rows][2];
+    for (int row = 0; row < Rows; ++row) {
+        totals[row][0] = load<Real>(out + row * kPanel<Real>);
+        totals[row][1] = load<Real>(out + row * kPanel<Real> + kLanes<Real>);
+    }
     for (Index k = 0; k < depth; ++k, ahead += ahead_step) {
         __builtin_prefetch(ahead);
         if constexpr (Twice) __builtin_prefetch(ahead + kLine);
@@ -198,42 +226,51 @@ void tile_of(int rows, std::integer_sequence<int, Rows...>, const Real* x, Index
     tiles[rows - 1](x, stride, panel, depth, ahead, ahead_step, out);
 }
 
-template <class Real, int Count> using Tiles = std::array<std::array<Real, kTileRows * kPanel<Real>>, Count>;
+// Rows times a panel: part by part of the panel, all rows with a part while it is in the nearest cache.
+template <class Weight, class Real>
+void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* panel, Real* out) {
+    const Index blocks = (rows + kTileRows - 1) / kTileRows, bytes = kPanel<Real> * sizeof(Weight);
+    const Index step = blocks == 1 ? depth : kDepth;
+    std::fill_n(out, rows * kPanel<Real>, Real(0));
+    for (Index k = 0; k < depth; k += step) {
+        const Index part = std::min(step, depth - k);
+        const auto* here = reinterpret_cast<const char*>(panel + k * kPanel<Real>);
+        for (Index block = 0; block < blocks; ++block) {
+            const Index first = rows * block / blocks, last = rows * (block + 1) / blocks;
+            // One block: fetch a little ahead. Several: each fetches its share of the next part.
+            const char* ahead = here + (blocks == 1 ? kAheadBytes : part * bytes + part * bytes * block / blocks);
+            auto run = [&](auto twice) {
+                tile_of<Weight, Real, decltype(twice)::value>(
+                    int(last - first), std::make_integer_sequence<int, kTileRows>(), x + first * depth + k, depth,
+                    panel + k * kPanel<Real>, part, ahead, bytes / blocks, out + first * kPanel<Real>);
+            };
+            bytes / blocks > kLine ? run(std::true_type()) : run(std::false_type());
+        }
+    }
+}
 
 // x (R, in) times `Count` weights of one shape side by side. `finish(row, column, width, found)` gets each row of a panel:
 // for each weight a pointer to `width` numbers, whose bias is added.
 template <class Weight, class Real, int Count, class Finish>
 void product(const Team& team, const Real* x, Index rows, const std::array<Linear<Real>, Count>& linears, Finish finish) {
     const Index depth = linears[0].in, width = linears[0].out, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
-    const Index blocks = (rows + kTileRows - 1) / kTileRows, bytes = kPanel<Real> * sizeof(Weight);
-    alignas(kVectorBytes) Tiles<Real, Count> tiles;
+    alignas(kVectorBytes) Real tiles[Count][kMostRows * kPanel<Real>];
     const auto [begin, end] = team.share(panels);
     for (Index panel = begin; panel < end; ++panel) {
         const Index column = panel * kPanel<Real>, count = std::min<Index>(kPanel<Real>, width - column);
-        for (Index block = 0; block < blocks; ++block) {
-            const Index first = rows * block / blocks, last = rows * (block + 1) / blocks;
+        for (int which = 0; which < Count; ++which) {
+            const auto* weight = static_cast<const Weight*>(linears[which].panels) + panel * depth * kPanel<Real>;
+            rows_times_panel(x, rows, depth, weight, tiles[which]);
+        }
+        for (Index row = 0; row < rows; ++row) {
+            std::array<Real*, Count> found;
             for (int which = 0; which < Count; ++which) {
-                const auto* weight = static_cast<const Weight*>(linears[which].panels) + panel * depth * kPanel<Real>;
-                // One tile: fetch a little ahead. Several: each fetches its part of the next panel.
-                const auto* here = reinterpret_cast<const char*>(weight);
-                const char* ahead = blocks == 1 ? here + kAheadBytes : here + depth * bytes + depth * bytes * block / blocks;
-                auto run = [&](auto twice) {
-                    tile_of<Weight, Real, decltype(twice)::value>(
-                        int(last - first), std::make_integer_sequence<int, kTileRows>(), x + first * depth, depth, weight,
-                        depth, ahead, bytes / blocks, tiles[which].data());
-                };
-                bytes / blocks > kLine ? run(std::true_type()) : run(std::false_type());
-            }
-            for (Index row = first; row < last; ++row) {
-                std::array<Real*, Count> found;
-                for (int which = 0; which < Count; ++which) {
-                    found[which] = tiles[which].data() + (row - first) * kPanel<Real>;
-                    if (const Real* bias = linears[which].bias) {
-                        for (Index i = 0; i < count; ++i) found[which][i] += bias[column + i];
-                    }
+                found[which] = tiles[which] + row * kPanel<Real>;
+                if (const Real* bias = linears[which].bias) {
+                    for (Index i = 0; i < count; ++i) found[which][i] += bias[column + i];
                 }
-                finish(row, column, count, found);
             }
+            finish(row, column, count, found);
         }
     }
 }
@@ -318,15 +355,27 @@ inline float error_function(float x) {
     return size < 1 ? x * below : std::copysign(1 - exponential(-above), x);
 }
 
-template <class Real> Real gelu(Real x) {
-    return Real(0.5) * x * (1 + error_function(x * Real(0.70710678118654752440)));
+// The normal distribution's share below x; gelu(x) is x times that.
+template <class Real> Real share_below(Real x) {
+    return Real(0.5) * (1 + error_function(x * Real(0.70710678118654752440)));
 }
+
+template <class Real> Real density(Real x) { return Real(0.39894228040143267794) * exponential(Real(-0.5) * x * x); }
 
 // ---- Attention ----
 
+// Fetches a row into the second cache. Windows are short, and begin far from each other: by themselves processors fetch
+// too late.
+template <class Real, int Vectors> void fetch(const Real* row) {
+    for (int byte = 0; byte < Vectors * kVectorBytes; byte += kLine) {
+        __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
+    }
+}
+
 // out[j] = q . rows[j], for rows of `width` numbers, `stride` apart. Vectors: how many make up the width, 0 for any.
+// `next`, unless null, are rows like these that will be read next.
 template <class Real, int Vectors>
-void dots(const Real* q, const Real* rows, Index stride, Index count, Index width, Real* out) {
+void dots(const Real* q, const Real* rows, Index stride, Index count, Index width, Real* out, const Real* next = nullptr) {
     if constexpr (Vectors == 0) {
         for (Index j = 0; j < count; ++j) {
             Real total = 0;
@@ -335,19 +384,34 @@ void dots(const Real* q, const Real* rows, Index stride, Index count, Index widt
             out[j] = total;
         }
     } else {
+        constexpr int lanes = kLanes<Real>;
         Vector<Real> query[Vectors];
-        for (int v = 0; v < Vectors; ++v) query[v] = load<Real>(q + v * kLanes<Real>);
-        for (Index j = 0; j < count; ++j) {
-            Vector<Real> total = query[0] * load<Real>(rows + j * stride);
-            for (int v = 1; v < Vectors; ++v) total += query[v] * load<Real>(rows + j * stride + v * kLanes<Real>);
-            out[j] = sum<Real, kLanes<Real>>(total);
+        for (int v = 0; v < Vectors; ++v) query[v] = load<Real>(q + v * lanes);
+        for (Index j = 0; j < count; j += lanes) {
+            const Index last = std::min<Index>(lanes, count - j) - 1;
+            Vector<Real> totals[lanes];
+#pragma GCC unroll 16
+            for (int i = 0; i < lanes; ++i) {
+                const Real* row = rows + (j + std::min<Index>(i, last)) * stride;
+                if (next) fetch<Real, Vectors>(next + (row - rows));
+                totals[i] = query[0] * load<Real>(row);
+#pragma GCC unroll 8
+                for (int v = 1; v < Vectors; ++v) totals[i] += query[v] * load<Real>(row + v * lanes);
+            }
+            const Vector<Real> found = sums<Real>(totals);
+            if (last + 1 == lanes) {
+                store<Real>(out + j, found);
+            } else {
+                std::memcpy(out + j, &found, (last + 1) * sizeof(Real));
+            }
         }
     }
 }
 
 // out += sum over j of weights[j] * rows[j]; the weights are `weight_stride` apart.
 template <class Real, int Vectors>
-void weighted(const Real* weights, Index weight_stride, const Real* rows, Index stride, Index count, Index width, Real* out) {
+void weighted(const Real* weights, Index weight_stride, const Real* rows, Index stride, Index count, Index width, Real* out,
+              const Real* next = nullptr) {
     if constexpr (Vectors == 0) {
         for (Index j = 0; j < count; ++j) {
 #pragma omp simd
@@ -358,6 +422,10 @@ void weighted(const Real* weights, Index weight_stride, const Real* rows, Index 
         for (int v = 0; v < Vectors; ++v) even[v] = load<Real>(out + v * kLanes<Real>);
         Index j = 0;
         for (; j + 1 < count; j += 2) {
+            if (next) {
+                fetch<Real, Vectors>(next + j * stride);
+                fetch<Real, Vectors>(next + (j + 1) * stride);
+            }
             for (int v = 0; v < Vectors; ++v) {
                 even[v] += weights[j * weight_stride] * load<Real>(rows + j * stride + v * kLanes<Real>);
                 odd[v] += weights[(j + 1) * weight_stride] * load<Real>(rows + (j + 1) * stride + v * kLanes<Real>);
@@ -417,7 +485,7 @@ void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer,
         Real* p = segment.probabilities[layer] + at.head * columns;
         std::fill_n(p, hidden, Real(0));
         Real* scores = p + hidden;
-        dots<Real, Vectors>(q, keys, width, seen, width, scores);
+        dots<Real, Vectors>(q, keys, width, seen, width, scores, query ? nullptr : values);
         if (own) dots<Real, Vectors>(q, own_keys, model.kv(), own, width, scores + seen);
         const Real* bias = segment.bias + at.head * columns + hidden;
         Real top = -HUGE_VAL;
@@ -436,13 +504,14 @@ void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer,
         const Real* used = keep ? weights : scores;
         Real* out = segment.out[layer] + at.row;
         std::fill_n(out, width, Real(0));
-        weighted<Real, Vectors>(used, 1, values, width, seen, width, out);
+        weighted<Real, Vectors>(used, 1, values, width, seen, width, out, query ? nullptr : keys + model.pair_stride);
         if (own) weighted<Real, Vectors>(used + seen, 1, own_keys + model.groups * width, model.kv(), own, width, out);
     }
 }
 
 template <class Real, int Vectors>
-void attend_backward(const Model<Real>& model, const Backward<Real>& at_step, Index layer, Index pair, Real* weights) {
+void attend_backward(const Team& team, const Model<Real>& model, const Backward<Real>& at_step, Index layer, Index pair,
+                     Real* weights) {
     const Segment<Real>& segment = at_step.segment;
     const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
     const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
@@ -466,7 +535,7 @@ void attend_backward(const Model<Real>& model, const Backward<Real>& at_step, In
         Real* scores = at_step.grad_scores[layer] + at.head * columns;
         std::fill_n(scores, hidden, Real(0));
         scores += hidden;
-        dots<Real, Vectors>(grad, values, width, seen, width, scores);
+        dots<Real, Vectors>(grad, values, width, seen, width, scores, query ? nullptr : keys);
         if (own) dots<Real, Vectors>(grad, own_keys + own_values, model.kv(), own, width, scores + seen);
         for (Index j = 0; j < all; ++j) weights[j] = keep ? p[j] * keep[j] : p[j];
         Real along = 0;
@@ -474,9 +543,14 @@ void attend_backward(const Model<Real>& model, const Backward<Real>& at_step, In
         for (Index j = 0; j < all; ++j) along += scores[j] * weights[j];
 #pragma omp simd
         for (Index j = 0; j < all; ++j) scores[j] = scores[j] * weights[j] - along * p[j];
+        if (at_step.grad_bias) {
+            Real* to = at_step.grad_bias + team.me * at_step.grad_bias_stride + (group * queries + query) * columns + hidden;
+#pragma omp simd
+            for (Index j = 0; j < all; ++j) to[j] += scores[j];
+        }
         Real* grad_q = at_step.grad_q[layer] + at.row;
         std::fill_n(grad_q, width, Real(0));
-        weighted<Real, Vectors>(scores, 1, keys, width, seen, width, grad_q);
+        weighted<Real, Vectors>(scores, 1, keys, width, seen, width, grad_q, query ? nullptr : values + model.pair_stride);
         if (own) weighted<Real, Vectors>(scores + seen, 1, own_keys, model.kv(), own, width, grad_q);
         for (Index j = 0; j < own; ++j) {
             Real* to = grad_own + j * model.kv();
@@ -516,6 +590,33 @@ template <class Real> void slot_gradient(const Team& team, const Model<Real>& mo
             });
         }
     }
+}
+
+// out (count, width) += weights (lines, columns)^T times rows (lines, width).
+template <class Real, int Vectors>
+void transposed_product(const Real* weights, Index columns, const Real* rows, Index lines, Index count, Index width, Real* out) {
+    Index j = 0;
+    if constexpr (Vectors > 0) {
+        constexpr int block = 2 * kTileRows / Vectors;
+        for (; block > 0 && j + block <= count; j += block) {
+            Vector<Real> totals[block][Vectors];
+            for (int row = 0; row < block; ++row) {
+                for (int v = 0; v < Vectors; ++v) totals[row][v] = load<Real>(out + (j + row) * width + v * kLanes<Real>);
+            }
+            for (Index line = 0; line < lines; ++line) {
+                Vector<Real> with[Vectors];
+                for (int v = 0; v < Vectors; ++v) with[v] = load<Real>(rows + line * width + v * kLanes<Real>);
+#pragma GCC unroll 24
+                for (int row = 0; row < block; ++row) {
+                    for (int v = 0; v < Vectors; ++v) totals[row][v] += weights[line * columns + j + row] * with[v];
+                }
+            }
+            for (int row = 0; row < block; ++row) {
+                for (int v = 0; v < Vectors; ++v) store<Real>(out + (j + row) * width + v * kLanes<Real>, totals[row][v]);
+            }
+        }
+    }
+    for (; j < count; ++j) weighted<Real, Vectors>(weights + j, columns, rows, width, lines, width, out + j * width);
 }
 
 // ---- The steps ----
@@ -558,7 +659,7 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
             std::copy_n(found[1], count, gated + row * 2 * hidden + hidden + column);
             Real *value = found[0], *gate = found[1], *to = at.product + first;
 #pragma omp simd
-            for (Index i = 0; i < count; ++i) to[i] = gelu(gate[i]) * value[i];
+            for (Index i = 0; i < count; ++i) to[i] = share_below(gate[i]) * gate[i] * value[i];
             if (keep) {
                 for (Index i = 0; i < count; ++i) to[i] *= keep[first + i];
             }
@@ -624,14 +725,27 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
     team.barrier();
     for (Index layer = model.layers; layer-- > 0;) {
         const Block<Real>& block = model.blocks[layer];
-        const Real *grad = at.grad_states[layer + 1], *slopes = at.slopes[layer];
+        const Real* grad = at.grad_states[layer + 1];
         Real* grad_hidden = at.grad_hidden[layer];
         product<Weight, Real, 1>(team, grad, rows, {block.from_hidden},
                                  [&](Index row, Index column, Index count, auto& found) {
-            const Index value = row * 2 * hidden + column, gate = value + hidden;
+            const Index first = row * 2 * hidden + column;
+            const Real *value = at.hidden[layer] + first, *gate = value + hidden, *keep = at.keep_hidden[layer];
+            Real *grad_value = grad_hidden + first, *grad_gate = grad_value + hidden;
+            Real *to = at.product[layer] + row * hidden + column, *grad_to = found[0];
+            if (keep) {
+                keep += row * hidden + column;
+                for (Index i = 0; i < count; ++i) grad_to[i] *= keep[i];
+            }
+#pragma omp simd
             for (Index i = 0; i < count; ++i) {
-                grad_hidden[value + i] = found[0][i] * slopes[value + i];
-                grad_hidden[gate + i] = found[0][i] * slopes[gate + i];
+                const Real below = share_below(gate[i]), gelu = below * gate[i];
+                to[i] = gelu * value[i];
+                grad_value[i] = grad_to[i] * gelu;
+                grad_gate[i] = grad_to[i] * value[i] * (below + gate[i] * density(gate[i]));
+            }
+            if (keep) {
+                for (Index i = 0; i < count; ++i) to[i] *= keep[i];
             }
         });
         team.barrier();
@@ -654,7 +768,7 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         const auto [begin, end] = team.share(model.pairs());
         with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend_backward<Real, decltype(vectors)::value>(model, at, layer, pair, weights.data());
+                attend_backward<Real, decltype(vectors)::value>(team, model, at, layer, pair, weights.data());
             }
         });
         team.barrier();
@@ -677,6 +791,21 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
             for (Index i = 0; i < dim; ++i) below[i] += at.grad_middle_whole[first + i] + weight * at.grad_mixed[first + i];
         }
         team.barrier();
+    }
+}
+
+// Gives the slots before a block what all its queries owe them. `at` is that of the block's first segment.
+template <class Real> void end_block(const Team& team, const Model<Real>& model, const Backward<Real>& at) {
+    const Index lines = at.places * model.layers * model.heads_per_group * at.segment.length;
+    const auto [begin, end] = team.share(2 * model.pairs());
+    for (Index half_pair = begin; half_pair < end; ++half_pair) {
+        const Index half = half_pair / model.pairs(), pair = half_pair % model.pairs();
+        Real* to = at.total + half * at.total_stride + pair * model.pair_stride - model.slots * model.width;
+        with_vectors<Real>(model.width, [&](auto vectors) {
+            transposed_product<Real, decltype(vectors)::value>(
+                at.band + half_pair * lines * at.columns, at.columns, at.vectors + half_pair * lines * model.width, lines,
+                model.slots, model.width, to);
+        });
     }
 }
 
@@ -735,6 +864,9 @@ template <class Step> void in_team(Index threads, Step step) {
     }                                                                                                           \
     extern "C" void backward_##NAME(const Model<REAL>* model, const Backward<REAL>* at) {                       \
         in_team(model->threads, [=](const Team& team) { backward<WEIGHT, REAL>(team, *model, *at); });          \
+    }                                                                                                           \
+    extern "C" void end_block_##NAME(const Model<REAL>* model, const Backward<REAL>* at) {                      \
+        in_team(model->threads, [=](const Team& team) { end_block<REAL>(team, *model, *at); });                 \
     }
 
 EXPORT(float32, float, float)

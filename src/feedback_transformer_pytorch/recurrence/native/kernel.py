@@ -33,7 +33,10 @@ def applies(walk: Walk) -> bool:
 
 
 class Kernel:
-    """The kernel set up for one direction of a walk; `forward` and `backward` take the structures of that name."""
+    """The kernel set up for one direction of a walk.
+
+    `forward`, `backward` and `end_block` take the model and the structure of that direction.
+    """
 
     def __init__(self, walk: Walk, transposed: bool) -> None:
         """Packs the weights: as they are for the way forward, transposed for the way back."""
@@ -45,6 +48,7 @@ class Kernel:
         self._pack, self._panel = getattr(compiled, f"pack_{name}"), getattr(compiled, f"panel_{name}")()
         self._packed_dtype = getattr(torch, name)
         self.forward, self.backward = getattr(compiled, f"forward_{name}"), getattr(compiled, f"backward_{name}")
+        self.end_block = getattr(compiled, f"end_block_{name}")
         self._transposed = transposed
         self._kept: list[Any] = []
         groups = config.kv_heads or config.heads

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..chunk import Chunk
 from ..plan import Segment
-from ..sublayers import Window
 from ..tape import Masks, Values
 from ..triples import KeyValueGradient
 from ..walk import Walk
@@ -32,12 +31,17 @@ class _Tables:
         """A tensor of each layer, with a row for each token."""
         tensors = list(tensors)
         self._by_row.append((layers, tensors[0][0].numel()))
-        self._kept += [tensors, point(layers, tensors)]
+        self.fixed(layers, tensors)
 
     def scores(self, layers: Layers, flat: Tensor, count: int, depth: int) -> None:
         """Flat scores of segments one behind the other, each with `count` numbers in all layers."""
         tensors = [flat[layer * count // depth :] for layer in range(depth)]
         self._by_score.append(layers)
+        self.fixed(layers, tensors)
+
+    def fixed(self, layers: Layers, tensors: Iterable[Tensor]) -> None:
+        """A tensor of each layer that each segment uses from its start."""
+        tensors = list(tensors)
         self._kept += [tensors, point(layers, tensors)]
 
     def values(self, at: structures.Segment, values: Values, count: int) -> None:
@@ -56,14 +60,19 @@ class _Tables:
             layers.offset = score
 
 
-def _fill(at: structures.Segment, walk: Walk, segment: Segment, window: Window) -> list[Tensor | None]:
+def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
     """Fills in what a segment sees, and returns what must be kept for the call."""
-    bias = window.bias.contiguous()
-    seeing = None if window.seeing is None else window.seeing.contiguous()
-    at.length, at.own = segment.length, segment.length if segment.length > 1 else 0
-    at.hidden_slots = walk.plan.slots - walk.plan.filled(segment)
-    at.keys, at.values, at.bias = window.keys.data_ptr(), window.values.data_ptr(), bias.data_ptr()
-    at.seeing = None if seeing is None else seeing.data_ptr()
+    plan, windows = walk.plan, walk.windows
+    filled, own = plan.filled(segment), segment.length if segment.length > 1 else 0
+    at.length, at.own, at.hidden_slots = segment.length, own, plan.slots - filled
+    # The kernel leaves out slots that hold nothing, so that the bias of a full window serves where distances are true
+    # ones and something is seen.
+    full = walk.config.position == "t5" and walk.problem.visibility is None and filled + own > 0
+    bias, seeing = windows.bias(segment, plan.slots if full else filled)
+    bias, seeing = bias.contiguous(), None if seeing is None else seeing.contiguous()
+    first = segment.start * windows.buffer.stride(2) * windows.buffer.element_size()
+    at.keys, at.values = (half.data_ptr() + first for half in windows.buffer)
+    at.bias, at.seeing = bias.data_ptr(), None if seeing is None else seeing.data_ptr()
     return [bias, seeing]
 
 
@@ -90,16 +99,17 @@ class ForwardSteps:
         self._counts = walk.layout.score_counts(walk.plan.segments)
         self._scores = [0, *accumulate(self._counts)]
         self._calls: dict[int, tuple[structures.Forward, _Tables, Any]] = {}
+        self._slot_bytes = walk.config.dim_head * walk.windows.buffer.element_size()
 
-    def step(self, segment: Segment, window: Window) -> None:
+    def step(self, segment: Segment) -> None:
         """Takes a segment from `states[0]` to the top, and puts it into the memory."""
         if segment.length not in self._calls:
             self._calls[segment.length] = self._prepare(segment)
         at, moving, _ = self._calls[segment.length]
         moving.move(segment.rows.start, self._scores[segment.index])
-        kept = _fill(at.segment, self._walk, segment, window)
-        slots = self._walk.windows.slots(segment)
-        at.new_keys, at.new_values = slots[0].data_ptr(), slots[1].data_ptr()
+        kept = _fill(at.segment, self._walk, segment)
+        to_slots = self._walk.plan.slots * self._slot_bytes
+        at.new_keys, at.new_values = at.segment.keys + to_slots, at.segment.values + to_slots
         self._kernel.forward(ctypes.byref(self._kernel.model), ctypes.byref(at))
         del kept
 
@@ -131,10 +141,14 @@ class ForwardSteps:
 class BackwardSteps:
     """Segments walked back."""
 
-    def __init__(self, walk: Walk, memory: KeyValueGradient) -> None:
-        self._walk, self._memory, self._kernel = walk, memory, Kernel(walk, transposed=True)
+    def __init__(self, walk: Walk, memory: KeyValueGradient, bias: Tensor) -> None:
+        """Sets up; `bias` (H, M+S) is what the gradients of the biases are added to."""
+        self._walk, self._memory, self._bias, self._kernel = walk, memory, bias, Kernel(walk, transposed=True)
         rows, config, x = max(walk.plan.row_counts), walk.config, walk.inputs.x
         self._room = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head, config.dim)]
+        # By length of segments: gradients of the scores, and of the biases of a full window for each thread.
+        self._scores_room: dict[int, Tensor] = {}
+        self._grad_bias: dict[int, Tensor] = {}
 
     def begin(self, chunk: Chunk) -> None:
         """Begins a chunk, which the sub-layers have prepared."""
@@ -142,19 +156,15 @@ class BackwardSteps:
         self._scores = [0, *accumulate(self._counts)]
         self._calls: dict[int, tuple[structures.Backward, _Tables]] = {}
 
-    def step(self, segment: Segment, place: int, index: int, grad_scores: Tensor) -> None:
-        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers.
-
-        Args:
-            grad_scores: (L, BG, Q, n + own), written.
-        """
+    def step(self, segment: Segment, place: int, index: int) -> None:
+        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers."""
         walk, chunk, memory = self._walk, self._chunk, self._memory
         if segment.length not in self._calls:
             self._calls[segment.length] = self._prepare(segment, index)
         at, tables = self._calls[segment.length]
         row = segment.rows.start - chunk.segments[0].rows.start
         tables.move(row, self._scores[index])
-        kept = [_fill(at.segment, walk, segment, walk.windows.window(segment)), point(at.grad_scores, grad_scores)]
+        kept = _fill(at.segment, walk, segment)
         at.grad_top, at.grad_mixed = _row(chunk.grad_tops, row), _row(chunk.grad_mixed, row)
         at.grad_kv = _row(chunk.grad_kv, row)
         if chunk.moments is not None:
@@ -166,16 +176,45 @@ class BackwardSteps:
         at.place, at.places, at.columns = place, memory.band.shape[2], memory.band.shape[5]
         self._kernel.backward(ctypes.byref(self._kernel.model), ctypes.byref(at))
         del kept
+        if walk.config.position != "t5":
+            walk.windows.add_bias_gradient(segment, self._scores_room[segment.length], self._bias)
+
+    def end_block(self, segment: Segment) -> None:
+        """Gives the slots before a block, whose first segment was the last step, what all its queries owe them."""
+        at, _ = self._calls[segment.length]
+        self._kernel.end_block(ctypes.byref(self._kernel.model), ctypes.byref(at))
+
+    def finish(self) -> None:
+        """Adds the gradients of the biases that were gathered by place in the window."""
+        plan = self._walk.plan
+        for segment in plan.segments:
+            grad = self._grad_bias.pop(segment.length, None)
+            if grad is not None:
+                distance = self._walk.windows.view(segment, plan.slots).distance
+                self._bias.index_add_(1, distance.flatten(), grad.sum(0).flatten(1))
 
     def _prepare(self, segment: Segment, index: int) -> tuple[structures.Backward, _Tables]:
         """For the chunk's segments of this length, a structure, and what moves with the segment."""
-        chunk, at, tables = self._chunk, structures.Backward(), _Tables()
-        count = self._counts[index]
+        chunk, at, tables, config = self._chunk, structures.Backward(), _Tables(), self._walk.config
+        count, length = self._counts[index], segment.length
+        columns = self._walk.plan.slots + (length if length > 1 else 0)
+        if length not in self._scores_room:
+            like, groups = chunk.values.probabilities, self._memory.total.shape[1]
+            self._scores_room[length] = like.new_empty(config.depth, groups, count // config.depth // groups)
+            if config.position == "t5":  # distances are the same in all windows
+                threads = self._kernel.model.threads
+                self._grad_bias[length] = like.new_zeros(threads, config.heads, length * columns)
+        tables.fixed(at.grad_scores, self._scores_room[length])
+        if config.position == "t5":
+            at.grad_bias, at.grad_bias_stride = self._grad_bias[length].data_ptr(), config.heads * length * columns
         tables.values(at.segment, chunk.values, count)
         if chunk.masks.probabilities is not None:
             tables.scores(at.segment.keep_probabilities, chunk.masks.probabilities, count, len(chunk.values.q))
         tables.rows(at.states, chunk.states[:-1])
         tables.rows(at.middle, chunk.values.middle)
+        tables.rows(at.hidden, chunk.values.hidden)
+        if chunk.masks.hidden is not None:
+            tables.rows(at.keep_hidden, chunk.masks.hidden)
         tables.rows(at.grad_states, chunk.grad_states)
         tables.rows(at.grad_middle, chunk.grad_middles)
         attentions = [attention.chunk for attention in self._walk.attentions]
@@ -189,7 +228,7 @@ class BackwardSteps:
         feedforwards = [feedforward.chunk for feedforward in self._walk.feedforwards]
         tables.rows(at.mean_f, [each.mean for each in feedforwards])
         tables.rows(at.rstd_f, [each.rstd for each in feedforwards])
-        tables.rows(at.slopes, [each.slopes for each in feedforwards])
+        tables.rows(at.product, [each.product for each in feedforwards])
         tables.rows(at.grad_hidden, [each.grad_hidden for each in feedforwards])
         tables.rows(at.grad_normed_f, [each.grad_normed for each in feedforwards])
         at.grad_middle_whole, at.grad_out, at.room = (tensor.data_ptr() for tensor in self._room)

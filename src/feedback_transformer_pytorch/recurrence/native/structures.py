@@ -82,11 +82,13 @@ class Backward(ctypes.Structure):
     _fields_ = [
         ("segment", Segment),
         *_addresses("grad_top"),
-        *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f slopes"),
+        *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f hidden keep_hidden product"),
         *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_own grad_scores"),
         *_addresses("mixed mixed_mean mixed_rstd grad_mixed grad_kv total"),
         *_numbers("total_stride"),
         *_addresses("band vectors"),
         *_numbers("place places columns"),
+        *_addresses("grad_bias"),
+        *_numbers("grad_bias_stride"),
         *_addresses("grad_middle_whole grad_out room"),
     ]
