@@ -87,4 +87,4 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-10, scale: float = 1.0) ->
 
 def largest(tensors: Iterable[Tensor]) -> float:
     """The largest magnitude among all: what a gradient that is exactly zero but for rounding is compared with."""
-    return max(float(tensor.abs().max()) for tensor in tensors)
+    return max((float(tensor.abs().max()) for tensor in tensors if tensor.numel()), default=0.0)

@@ -40,7 +40,7 @@ class _BackwardWalk:
 
     def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
         walk, plan, inputs = self.walk, self.plan, self.walk.inputs
-        top_rows = torch.zeros_like(states[0]) if grad_tops is None else plan.to_rows(grad_tops)
+        top_rows = torch.zeros_like(states[0]) if grad_tops is None else plan.to_rows(grad_tops).contiguous()
         grad_x = torch.empty_like(states[0])
         for blocks in reversed(plan.chunks):
             chunk = self._chunk([segment for block in blocks for segment in block], top_rows, states, values, masks)

@@ -17,8 +17,8 @@ from .library import library
 MOST_ROWS = 256
 # For fewer segments preparing the weights takes longer than it saves.
 LEAST_SEGMENTS = 8
-# Multiply-adds that make up for waking another thread.
-WORK_PER_THREAD = 2**19
+# Multiply-adds of a layer from which on waking other threads pays.
+WORK_TO_SHARE = 2**19
 TRIPLES_PER_BLOCK = 6
 
 
@@ -54,7 +54,7 @@ class Kernel:
         groups = config.kv_heads or config.heads
         rows = max(plan.row_counts)
         work = rows * (12 * config.dim + 2 * config.heads * config.dim_head) * config.dim
-        threads = max(1, min(torch.get_num_threads(), work // WORK_PER_THREAD))
+        threads = torch.get_num_threads() if work >= WORK_TO_SHARE else 1
         self._threads = threads
         blocks = (structures.Block * config.depth)()
         for layer, block in enumerate(blocks):
