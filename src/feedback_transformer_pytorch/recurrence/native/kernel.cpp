@@ -872,3 +872,11 @@ template <class Step> void in_team(Index threads, Step step) {
 EXPORT(float32, float, float)
 EXPORT(float64, double, double)
 EXPORT(bfloat16, Bf16, float)
+
+extern "C" Index most_rows() { return kMostRows; }
+
+// So that a test can tell that Python's structures are these.
+extern "C" Index size_of_model() { return sizeof(Model<float>); }
+extern "C" Index size_of_block() { return sizeof(Block<float>); }
+extern "C" Index size_of_forward() { return sizeof(Forward<float>); }
+extern "C" Index size_of_backward() { return sizeof(Backward<float>); }

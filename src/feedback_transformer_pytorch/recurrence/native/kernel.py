@@ -13,8 +13,6 @@ from ..walk import Walk
 from . import structures
 from .library import library
 
-# With more rows a step's products are large enough for a matrix library, and it is the better one.
-MOST_ROWS = 256
 # For fewer segments preparing the weights takes longer than it saves.
 LEAST_SEGMENTS = 8
 # Multiply-adds of a layer from which on waking other threads pays.
@@ -27,9 +25,11 @@ def applies(walk: Walk) -> bool:
     plan, precision, x = walk.plan, walk.layout.precision, walk.inputs.x
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or precision != (x.dtype, x.dtype):
         return False
-    if max(plan.row_counts) > MOST_ROWS or len(plan.segments) < LEAST_SEGMENTS:
+    if len(plan.segments) < LEAST_SEGMENTS:
         return False
-    return library() is not None
+    compiled = library()
+    # With more rows a step's products are large enough for a matrix library, and it is the better one.
+    return compiled is not None and max(plan.row_counts) <= compiled.most_rows()
 
 
 class Kernel:

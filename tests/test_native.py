@@ -1,0 +1,171 @@
+"""The compiled kernel: every width of its vectors and tiles, any number of threads, and machines that lack a compiler.
+
+What it computes for all other shapes and options is tested in `test_fused.py`, beside the walk by torch's operations.
+"""
+
+import copy
+import ctypes
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import NUM_TOKENS, Case, close
+from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
+from feedback_transformer_pytorch.recurrence import backward
+from feedback_transformer_pytorch.recurrence.native import kernel, structures
+from feedback_transformer_pytorch.recurrence.native.library import SWITCH, library
+from test_fused import run, same
+
+CONFIG = FeedbackConfig(
+    num_tokens=NUM_TOKENS, dim=40, depth=2, mem_len=19, seq_len=1, heads=4, dim_head=8, kv_heads=2, norm_memory=True
+)
+needs_kernel = pytest.mark.skipif(library() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "LEAST_SEGMENTS", 1)
+    monkeypatch.setattr(kernel, "WORK_TO_SHARE", 0)
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def results(case: Case, implementation: str) -> dict[str, Tensor]:
+    model = case.model(implementation=implementation)
+    torch.manual_seed(7)
+    return run(model, case.tokens(), None)
+
+
+@needs_kernel
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("dim_head", [1, 2, 4, 8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize("seq_len", [1, 3])
+def test_every_width_of_a_head(dim_head: int, seq_len: int) -> None:
+    """One, two, four and eight vectors to a head, and what is no whole number of them."""
+    config = dataclasses.replace(CONFIG, dim_head=dim_head, seq_len=seq_len, attn_dropout=0.1, ff_dropout=0.1)
+    case = Case(config, batch=2, time=50, memory_slots=0, seed=0)
+    same(results(case, "fused"), results(case, "stepwise"))
+
+
+@needs_kernel
+@pytest.mark.parametrize("dim_head", [4, 16, 24, 32, 64, 128])
+def test_float32_is_as_near_to_float64_as_the_definition_is(dim_head: int) -> None:
+    model = FeedbackTransformer.from_config(dataclasses.replace(CONFIG, dim_head=dim_head))
+    x = torch.randint(0, NUM_TOKENS, (14, 60))
+    model.implementation = "stepwise"
+    truth = run(copy.deepcopy(model).double(), x, None)
+    errors = {}
+    for implementation in ("stepwise", "fused"):
+        model.implementation = implementation  # type: ignore[assignment]
+        found = run(model, x, None)
+        errors[implementation] = {
+            name: float((found[name] - truth[name]).norm() / truth[name].norm()) for name in truth
+        }
+    for name, error in errors["fused"].items():
+        assert error < 3 * errors["stepwise"][name] + 1e-6, name
+
+
+@needs_kernel
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 24, 25, 37])
+def test_every_height_of_a_tile(rows: int) -> None:
+    case = Case(dataclasses.replace(CONFIG, dim=136), batch=rows, time=6, memory_slots=0, seed=0)
+    same(results(case, "fused"), results(case, "stepwise"))
+
+
+@needs_kernel
+def test_the_number_of_threads_changes_nothing() -> None:
+    """Forward, nothing is summed across threads; backward, only what becomes the gradients of parameters."""
+    case, before, found = Case(CONFIG, batch=5, time=40, memory_slots=0, seed=0), torch.get_num_threads(), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(results(case, "fused"))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        for name, tensor in found[0].items():
+            if name.startswith("grad"):
+                close(other[name], tensor, 1e-12)
+            else:
+                assert torch.equal(other[name], tensor), name
+
+
+@needs_kernel
+def test_too_many_rows_are_left_to_the_matrix_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, taken = library(), []
+    assert compiled is not None
+    monkeypatch.setattr(backward.native, "BackwardSteps", lambda *args: taken.append(args))
+    case = Case(dataclasses.replace(CONFIG, dim=8), batch=compiled.most_rows() + 1, time=2, memory_slots=0, seed=0)
+    same(results(case, "fused"), results(case, "stepwise"))
+    assert not taken
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", ["Model", "Block", "Forward", "Backward"])
+def test_structures_are_the_same_on_both_sides(name: str) -> None:
+    size = getattr(library(), f"size_of_{name.lower()}")()
+    assert size == ctypes.sizeof(getattr(structures, name))
+
+
+@needs_kernel
+def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    times = []
+    for _ in range(2):
+        assert library.__wrapped__() is not None
+        (built,) = (tmp_path / "feedback-transformer-pytorch").iterdir()
+        times.append(built.stat().st_mtime_ns)
+    assert times[0] == times[1]
+
+
+def no_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.delenv("CXX", raising=False)
+    patch.setenv("PATH", str(folder))
+
+
+def broken_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    compiler = folder / "c++"
+    compiler.write_text("#!/bin/sh\necho the licence has run out >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    patch.setenv("CXX", str(compiler))
+
+
+def no_room(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / "file").touch()
+    patch.setenv("XDG_CACHE_HOME", str(folder / "file"))
+
+
+@pytest.mark.parametrize(
+    ("lack", "reason"),
+    [(no_compiler, "no C++ compiler"), (broken_compiler, "licence has run out"), (no_room, "Not a directory")],
+)
+def test_without_it_the_walk_is_the_same(
+    lack: Callable[[pytest.MonkeyPatch, Path], None],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lack(monkeypatch, tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert library.__wrapped__() is None
+    (said,) = caplog.messages
+    assert reason in said
+    monkeypatch.setattr(kernel, "library", library.__wrapped__)
+    case = Case(CONFIG, batch=2, time=20, memory_slots=0, seed=0)
+    same(results(case, "fused"), results(case, "stepwise"))
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    assert library.__wrapped__() is None
