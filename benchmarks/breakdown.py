@@ -6,17 +6,23 @@ python benchmarks/breakdown.py --shapes b c
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
+from feedback_transformer_pytorch.recurrence.native.kernel import Kernel
 from options import chosen_shapes, parser, prepare
 from report import write
 from shapes import Shape
 from workload import Workload
 
+CALLS = ("forward", "backward", "end_block")
 KINDS = {
+    "steps: compiled, forward": ("kernel::forward",),
+    "steps: compiled, backward": ("kernel::backward", "kernel::end_block"),
     "steps: products with weights": ("mkl::_mkl_linear", "aten::mm", "aten::addmm"),
     "steps: attention": (
         "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::_softmax", "aten::_softmax_backward_data",
@@ -84,12 +90,27 @@ def must_multiply(shape: Shape) -> float:
     return 6 * shape.batch * shape.time * shape.depth * weights
 
 
+@contextmanager
+def named_calls() -> Iterator[None]:
+    """Shows the profiler the calls of the compiled kernel, which torch does not know of."""
+    before = Kernel.__init__
+
+    def init(kernel: Kernel, *args: Any, **kwargs: Any) -> None:
+        before(kernel, *args, **kwargs)
+        for name in CALLS:
+            setattr(kernel, name, record_function(f"kernel::{name}")(getattr(kernel, name)))
+
+    Kernel.__init__ = init  # type: ignore[method-assign]
+    yield
+    Kernel.__init__ = before  # type: ignore[method-assign]
+
+
 def measure(shape: Shape) -> dict[str, Any]:
     """Seconds by kind, of one run under the profiler, and of one without."""
     workload = Workload("fused", shape, "fp32", "cpu")
     workload.forward_backward()
     plain = _seconds(workload.forward_backward)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with named_calls(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         workload.forward_backward()
     seconds = dict.fromkeys([*KINDS, REST], 0.0)
     for event in profiler.key_averages():

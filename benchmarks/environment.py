@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from feedback_transformer_pytorch.recurrence.native.library import library
+
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
@@ -23,6 +25,7 @@ def describe(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_flags": [flag for flag in MATRIX_FLAGS if flag in flags],
+        "kernel": library() is not None,
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/test_stepwise.py", "tests/test_fused.py")
+TESTS = ("tests/test_stepwise.py", "tests/test_fused.py", "tests/test_native.py")
 
 
 def require_exact() -> None:
