@@ -7,6 +7,7 @@ import copy
 import ctypes
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from cases import NUM_TOKENS, Case, close
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.recurrence import backward
 from feedback_transformer_pytorch.recurrence.native import kernel, structures
-from feedback_transformer_pytorch.recurrence.native.library import SWITCH, library
+from feedback_transformer_pytorch.recurrence.native.library import SOURCE, SWITCH, library
 from test_fused import run, same
 
 CONFIG = FeedbackConfig(
     num_tokens=NUM_TOKENS, dim=40, depth=2, mem_len=19, seq_len=1, heads=4, dim_head=8, kv_heads=2, norm_memory=True
 )
-needs_kernel = pytest.mark.skipif(library() is None, reason="no C++ compiler")
+needs_kernel = pytest.mark.usefixtures("built")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,13 @@ def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def three_threads() -> Iterator[None]:
+def built() -> None:
+    if library() is None:
+        pytest.skip("no C++ compiler")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -48,7 +55,7 @@ def results(case: Case, implementation: str) -> dict[str, Tensor]:
 
 
 @needs_kernel
-@pytest.mark.usefixtures("three_threads")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dim_head", [1, 2, 4, 8, 16, 24, 32, 64, 128])
 @pytest.mark.parametrize("seq_len", [1, 3])
 def test_every_width_of_a_head(dim_head: int, seq_len: int) -> None:
@@ -77,7 +84,7 @@ def test_float32_is_as_near_to_float64_as_the_definition_is(dim_head: int) -> No
 
 
 @needs_kernel
-@pytest.mark.usefixtures("three_threads")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 24, 25, 37])
 def test_every_height_of_a_tile(rows: int) -> None:
     case = Case(dataclasses.replace(CONFIG, dim=136), batch=rows, time=6, memory_slots=0, seed=0)
@@ -85,13 +92,13 @@ def test_every_height_of_a_tile(rows: int) -> None:
 
 
 @needs_kernel
+@pytest.mark.usefixtures("threads")
 def test_the_number_of_threads_changes_nothing() -> None:
     """Forward, nothing is summed across threads; backward, only what becomes the gradients of parameters."""
-    case, before, found = Case(CONFIG, batch=5, time=40, memory_slots=0, seed=0), torch.get_num_threads(), []
+    case, found = Case(CONFIG, batch=5, time=40, memory_slots=0, seed=0), []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append(results(case, "fused"))
-    torch.set_num_threads(before)
     for other in found[1:]:
         for name, tensor in found[0].items():
             if name.startswith("grad"):
@@ -112,20 +119,61 @@ def test_too_many_rows_are_left_to_the_matrix_library(monkeypatch: pytest.Monkey
 
 @needs_kernel
 @pytest.mark.parametrize("name", ["Model", "Block", "Forward", "Backward"])
-def test_structures_are_the_same_on_both_sides(name: str) -> None:
+def test_structures_have_the_same_size_on_both_sides(name: str) -> None:
     size = getattr(library(), f"size_of_{name.lower()}")()
     assert size == ctypes.sizeof(getattr(structures, name))
 
 
+@pytest.mark.parametrize("name", ["Linear", "Norm", "Block", "Model", "Segment", "Forward", "Backward"])
+def test_structures_have_the_same_fields_on_both_sides(name: str) -> None:
+    """In the same order: fields of one size in another order would go unseen."""
+    body = re.search(rf"struct {name} {{\n(.*?)\n(?:\n    Index inner.*?)?}};", SOURCE.read_text(), re.DOTALL)
+    assert body
+    declarations = re.sub(r"//.*", "", body[1]).split(";")[:-1]
+    fields = [field.split()[-1].lstrip("*") for declaration in declarations for field in _declared(declaration)]
+    assert fields == [name for name, _ in getattr(structures, name)._fields_]
+
+
+def _declared(declaration: str) -> list[str]:
+    """The variables of a C++ declaration, the type before the first."""
+    return re.sub(r"<[^>]*>", "", declaration).split(",")
+
+
 @needs_kernel
-def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    times = []
-    for _ in range(2):
+@pytest.mark.parametrize("attn_dropout", [0.0, 0.2])
+def test_recomputed_values_are_those_of_rounded_weights(attn_dropout: float) -> None:
+    """Under autocast: what `recompute` computes once more is what the kernel computed."""
+    model = FeedbackTransformer.from_config(dataclasses.replace(CONFIG, attn_dropout=attn_dropout))
+    x, found = torch.randint(0, NUM_TOKENS, (3, 40)), []
+    for recompute in (False, True):
+        model.decoder.recompute = recompute
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(run(model, x, None))
+    for name, tensor in found[0].items():
+        close(found[1][name].double(), tensor.double(), 2e-5)
+
+
+@needs_kernel
+def test_the_kernel_is_built_once_and_again_when_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(f"{library.__module__}.FLAGS", ["-std=c++17", "-O0", "-fopenmp"])
+    whole, damaged = (tmp_path / name / "feedback-transformer-pytorch" for name in ("whole", "damaged"))
+    damaged.mkdir(parents=True)
+
+    def compiles(cache: Path) -> bool:
+        caplog.clear()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
         assert library.__wrapped__() is not None
-        (built,) = (tmp_path / "feedback-transformer-pytorch").iterdir()
-        times.append(built.stat().st_mtime_ns)
-    assert times[0] == times[1]
+        return "compiling" in caplog.text
+
+    assert compiles(whole)
+    assert not compiles(whole)
+    (built,) = whole.iterdir()
+    (damaged / built.name).touch()  # an empty file, as after a power cut
+    assert compiles(damaged)
+    assert not compiles(damaged)
 
 
 def no_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -133,11 +181,33 @@ def no_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("PATH", str(folder))
 
 
+def compiler_of(patch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    (folder / "c++").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "c++").chmod(0o755)
+    patch.setenv("CXX", f"'{folder / 'c++'}' -m64")
+
+
 def broken_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    compiler = folder / "c++"
-    compiler.write_text("#!/bin/sh\necho the licence has run out >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    patch.setenv("CXX", str(compiler))
+    compiler_of(patch, folder, "printf 'the licence has run out \\377' >&2; exit 1")
+
+
+def slow_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    compiler_of(patch, folder, "exec sleep 100")
+    patch.setattr(f"{library.__module__}.SECONDS_TO_COMPILE", 0.2)
+
+
+def open_to_others(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setenv("XDG_CACHE_HOME", str(folder))
+    (folder / "feedback-transformer-pytorch").mkdir()
+    (folder / "feedback-transformer-pytorch").chmod(0o777)
+
+
+def no_home(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    patch.delenv("XDG_CACHE_HOME")
+    patch.setattr(Path, "home", home)
 
 
 def no_room(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -147,7 +217,14 @@ def no_room(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("lack", "reason"),
-    [(no_compiler, "no C++ compiler"), (broken_compiler, "licence has run out"), (no_room, "Not a directory")],
+    [
+        (no_compiler, "no C++ compiler"),
+        (broken_compiler, "licence has run out"),
+        (slow_compiler, "timed out"),
+        (open_to_others, "not this user's alone"),
+        (no_home, "home directory"),
+        (no_room, "Not a directory"),
+    ],
 )
 def test_without_it_the_walk_is_the_same(
     lack: Callable[[pytest.MonkeyPatch, Path], None],

@@ -51,7 +51,7 @@ class _BackwardWalk:
         grad_keys, grad_values = walk.windows.carried_gradient(self.memory.total, inputs.keys.dtype)
         found = [plan.from_rows(grad_x), grad_keys, grad_values, self._position(), self._layer_weight()]
         found.append(walk.to_kv.gradients[0])
-        for triple in walk.triples:
+        for triple in (triple for block in walk.blocks for triple in block):
             found += triple.gradients
         return [grad if wants else None for grad, wants in zip(found, walk.wanted, strict=True)]
 

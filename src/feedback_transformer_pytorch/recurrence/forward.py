@@ -68,7 +68,7 @@ def _draw(walk: Walk, segment: Segment, keeps: list[Keep]) -> None:
     problem, config = walk.problem, walk.config
     if not problem.attn_dropout and not problem.ff_dropout:
         return
-    filled, own = walk.plan.filled(segment), segment.length if segment.length > 1 else 0
+    filled, own = walk.plan.filled(segment), segment.own
     for probabilities, hidden in keeps:
         if probabilities is not None:
             probabilities.zero_()

@@ -23,6 +23,11 @@ class Segment:
     length: int
     rows: slice
 
+    @property
+    def own(self) -> int:
+        """How many keys of its own it sees: a lone token has none."""
+        return self.length if self.length > 1 else 0
+
 
 @dataclass(frozen=True)
 class Plan:

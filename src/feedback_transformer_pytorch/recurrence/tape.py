@@ -184,7 +184,7 @@ class Layout(NamedTuple):
         groups = self.plan.batch * (config.kv_heads or config.heads)
         parts = flat.split(self.score_counts(segments))
         return [
-            part.view(config.depth, groups, -1, self.plan.slots + (segment.length if segment.length > 1 else 0))
+            part.view(config.depth, groups, -1, self.plan.slots + segment.own)
             for part, segment in zip(parts, segments, strict=True)
         ]
 
@@ -200,7 +200,4 @@ class Layout(NamedTuple):
     def score_counts(self, segments: Sequence[Segment]) -> list[int]:
         """How many scores each segment has in all layers."""
         per_query = self.config.depth * self.plan.batch * self.config.heads
-        return [
-            per_query * segment.length * (self.plan.slots + (segment.length if segment.length > 1 else 0))
-            for segment in segments
-        ]
+        return [per_query * segment.length * (self.plan.slots + segment.own) for segment in segments]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import Precision
 from .products import Product
 from .tape import Step
 
@@ -52,20 +53,20 @@ class Norm:
 
 
 class Linear:
-    """x W^T + b, the weight times `scale`, computed in `dtype`, for `steps` steps of `rows` rows."""
+    """x W^T + b, the weight times `scale`, for `steps` steps of `rows` rows."""
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor | None,
-        dtype: torch.dtype,
+        precision: Precision,
         wanted: tuple[bool, bool],
         rows: int,
         steps: int,
         scale: float = 1.0,
     ) -> None:
         self.weight, self.bias, self.scale = weight, bias, scale
-        self._dtype, self._rows, self._steps = dtype, rows, steps
+        self._precision, self._rows, self._steps = precision, rows, steps
         self.gradients: list[Tensor | None] = [
             torch.zeros_like(parameter) if wants and parameter is not None else None
             for parameter, wants in zip((weight, bias), wanted, strict=True)
@@ -73,12 +74,13 @@ class Linear:
 
     @cached_property
     def _scaled(self) -> Tensor:
-        return (self.weight * self.scale if self.scale != 1.0 else self.weight).to(self._dtype)
+        scaled = self.weight * self.scale if self.scale != 1.0 else self.weight
+        return scaled.to(self._precision.weights).to(self._precision.products)
 
     @cached_property
     def step(self) -> Product:
         """(R, in) to (R, out)."""
-        bias = None if self.bias is None else self.bias.to(self._dtype)
+        bias = None if self.bias is None else self.bias.to(self._precision.products)
         return Product(self._scaled, bias, self._rows, self._steps)
 
     @cached_property

@@ -85,6 +85,17 @@ def parameter_names(depth: int) -> list[str]:
     return ["position.bias.weight", "layer_weight", "to_kv.weight", *blocks]
 
 
+class Block(NamedTuple):
+    """The triples of one block, in the order of its parameters."""
+
+    norm_attention: Norm
+    to_q: Linear
+    to_out: Linear
+    norm_feedforward: Norm
+    to_hidden: Linear
+    from_hidden: Linear
+
+
 class Walk:
     """The triples of all layers, set up for one sequence."""
 
@@ -112,20 +123,18 @@ class Walk:
             dim = self.config.dim
             self.memory_norm = Norm(inputs.x.new_ones(dim), inputs.x.new_zeros(dim), NORM_EPS, (False, False))
         rows, steps = self.plan.row_counts[0], len(self.plan.segments)
-        self.to_kv = Linear(inputs.to_kv, None, precision.products, (self.wanted[5], False), rows, steps)
+        self.to_kv = Linear(inputs.to_kv, None, precision, (self.wanted[5], False), rows, steps)
         attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
         self.attentions: list[AttentionSublayer] = []
         self.feedforwards: list[FeedForwardSublayer] = []
-        self.triples: list[Norm | Linear] = []
-        for index, (eps_attention, eps_feedforward) in enumerate(problem.eps):
-            norm_a, to_q, out_a, norm_f, hidden, out_f = self._triples(index, eps_attention, eps_feedforward)
+        self.blocks = [self._block(index, *eps) for index, eps in enumerate(problem.eps)]
+        for norm_a, to_q, out_a, norm_f, hidden, out_f in self.blocks:
             dtype = precision.products
             self.attentions.append(AttentionSublayer(norm_a, to_q, self.to_kv, out_a, attention, dtype))
             self.feedforwards.append(FeedForwardSublayer(norm_f, hidden, out_f, dtype))
 
-    def _triples(self, index: int, eps_a: float, eps_f: float) -> tuple[Norm, Linear, Linear, Norm, Linear, Linear]:
-        """The triples of one block, in the order of its parameters."""
-        dtype, first = self.layout.precision.products, PARAMETERS_PER_BLOCK * index
+    def _block(self, index: int, eps_a: float, eps_f: float) -> Block:
+        precision, first = self.layout.precision, PARAMETERS_PER_BLOCK * index
         rows, steps = self.plan.row_counts[0], len(self.plan.segments)
         parameters = self.inputs.blocks[first : first + PARAMETERS_PER_BLOCK]
         wanted = self.wanted[6 + first : 6 + first + PARAMETERS_PER_BLOCK]
@@ -140,11 +149,11 @@ class Walk:
         def linear(place: int, scale: float = 1.0) -> Linear:
             weight, bias, *wants = pairs[place]
             assert weight is not None
-            return Linear(weight, bias, dtype, (wants[0], wants[1]), rows, steps, scale)
+            return Linear(weight, bias, precision, (wants[0], wants[1]), rows, steps, scale)
 
-        found = (norm(0, eps_a), linear(1, self.config.dim_head**-0.5), linear(2), norm(3, eps_f), linear(4), linear(5))
-        self.triples += found
-        return found
+        return Block(
+            norm(0, eps_a), linear(1, self.config.dim_head**-0.5), linear(2), norm(3, eps_f), linear(4), linear(5)
+        )
 
     def mix(self, states: Tensor) -> Tensor:
         """States (L+1, R, D) to one (R, D)."""

@@ -11,8 +11,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
-#include <vector>
 
 #include <omp.h>
 
@@ -80,7 +80,7 @@ template <class Real, int Count = kLanes<Real>> Vector<Real> sums(Vector<Real>* 
     }
 }
 
-// ---- What Python hands over; the structures of steps.py mirror these. ----
+// ---- What Python hands over; those of structures.py mirror them. ----
 
 struct Team {
     int me, size;
@@ -105,7 +105,7 @@ template <class Real> struct Layers {
 template <class Real> struct Linear {
     const void* panels;
     const Real* bias;
-    Index in, out;
+    Index inputs, outputs;
 };
 
 template <class Real> struct Norm {
@@ -140,6 +140,7 @@ template <class Real> struct Segment {
     const Real *keys, *values;        // its window, (BG, n, E)
     const Real* bias;                 // (BG, Q, n + own)
     const uint8_t* seeing;            // (R,) or null
+    Real* weights;                    // room: (members of the team, n + own)
     Layers<Real> q, own_kv, probabilities, out;
     Layers<const Real> keep_probabilities;
 };
@@ -253,7 +254,7 @@ void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* pane
 // for each weight a pointer to `width` numbers, whose bias is added.
 template <class Weight, class Real, int Count, class Finish>
 void product(const Team& team, const Real* x, Index rows, const std::array<Linear<Real>, Count>& linears, Finish finish) {
-    const Index depth = linears[0].in, width = linears[0].out, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
+    const Index depth = linears[0].inputs, width = linears[0].outputs, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
     alignas(kVectorBytes) Real tiles[Count][kMostRows * kPanel<Real>];
     const auto [begin, end] = team.share(panels);
     for (Index panel = begin; panel < end; ++panel) {
@@ -279,7 +280,7 @@ void product(const Team& team, const Real* x, Index rows, const std::array<Linea
 template <class Weight, class Real>
 void product_to(const Team& team, const Real* x, Index rows, const Linear<Real>& linear, Real* out) {
     product<Weight, Real, 1>(team, x, rows, {linear}, [&](Index row, Index column, Index count, auto& found) {
-        std::copy_n(found[0], count, out + row * linear.out + column);
+        std::copy_n(found[0], count, out + row * linear.outputs + column);
     });
 }
 
@@ -332,7 +333,7 @@ template <class Real> Real exponential(Real x) {
     Real series = 1;
 #pragma GCC unroll 16
     for (int term = terms; term > 0; --term) series = series * rest * (Real(1) / term) + 1;
-    const Bits exponent = (Bits(x < lowest ? 0 : whole) + bias) << mantissa;
+    const Bits exponent = (Bits(x >= lowest ? whole : 0) + bias) << mantissa;
     Real power;
     std::memcpy(&power, &exponent, sizeof power);
     return x < lowest ? 0 : series * power;
@@ -598,7 +599,8 @@ void transposed_product(const Real* weights, Index columns, const Real* rows, In
     Index j = 0;
     if constexpr (Vectors > 0) {
         constexpr int block = 2 * kTileRows / Vectors;
-        for (; block > 0 && j + block <= count; j += block) {
+        static_assert(block > 0);
+        for (; j + block <= count; j += block) {
             Vector<Real> totals[block][Vectors];
             for (int row = 0; row < block; ++row) {
                 for (int v = 0; v < Vectors; ++v) totals[row][v] = load<Real>(out + (j + row) * width + v * kLanes<Real>);
@@ -624,7 +626,7 @@ void transposed_product(const Real* weights, Index columns, const Real* rows, In
 template <class Weight, class Real> void forward(const Team& team, const Model<Real>& model, const Forward<Real>& at) {
     const Segment<Real>& segment = at.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
-    std::vector<Real> weights(segment.keep_probabilities.tensors ? model.slots + segment.own : 0);
+    Real* weights = segment.weights + team.me * (model.slots + segment.own);
     for (Index layer = 0; layer < model.layers; ++layer) {
         const Block<Real>& block = model.blocks[layer];
         const Real* below = at.states[layer];
@@ -636,16 +638,16 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
         const auto [begin, end] = team.share(model.pairs());
         with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend<Real, decltype(vectors)::value>(model, segment, layer, pair, weights.data());
+                attend<Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
             }
         });
         team.barrier();
         Real* middle = at.middle[layer];
         product<Weight, Real, 1>(team, segment.out[layer], rows, {block.to_out},
                                  [&](Index row, Index column, Index count, auto& found) {
-            const Real seeing = segment.seeing && !segment.seeing[row] ? 0 : 1;
+            const bool seeing = !segment.seeing || segment.seeing[row];
             const Index first = row * dim + column;
-            for (Index i = 0; i < count; ++i) middle[first + i] = below[first + i] + seeing * found[0][i];
+            for (Index i = 0; i < count; ++i) middle[first + i] = below[first + i] + (seeing ? found[0][i] : 0);
         });
         team.barrier();
         norm(team, block.norm_feedforward, middle, rows, dim, at.normed);
@@ -706,7 +708,7 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
 template <class Weight, class Real> void backward(const Team& team, const Model<Real>& model, const Backward<Real>& at) {
     const Segment<Real>& segment = at.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
-    std::vector<Real> weights(model.slots + segment.own);
+    Real* weights = segment.weights + team.me * (model.slots + segment.own);
     const auto [first_row, last_row] = team.share(rows);
     slot_gradient(team, model, at);
     team.barrier();
@@ -756,10 +758,10 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
             Real *whole = at.grad_middle_whole + first, *through = at.grad_middle[layer] + first;
             norm_backward(block.norm_feedforward, at.grad_normed_f[layer] + first, at.middle[layer] + first,
                           at.mean_f[layer][row], at.rstd_f[layer][row], dim, whole);
-            const Real seeing = segment.seeing && !segment.seeing[row] ? 0 : 1;
+            const bool seeing = !segment.seeing || segment.seeing[row];
             for (Index i = 0; i < dim; ++i) {
                 whole[i] += grad[first + i];
-                through[i] = seeing * whole[i];
+                through[i] = seeing ? whole[i] : 0;
             }
         }
         team.barrier();
@@ -768,13 +770,12 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         const auto [begin, end] = team.share(model.pairs());
         with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend_backward<Real, decltype(vectors)::value>(team, model, at, layer, pair, weights.data());
+                attend_backward<Real, decltype(vectors)::value>(team, model, at, layer, pair, weights);
             }
         });
         team.barrier();
         product_to<Weight>(team, at.grad_q[layer], rows, block.to_q, at.grad_normed_a[layer]);
-        if (segment.own) {
-            team.barrier();
+        if (segment.own) {  // each member adds to the columns it has just written
             product<Weight, Real, 1>(team, at.grad_own[layer], rows, {model.to_kv},
                                      [&](Index row, Index column, Index count, auto& found) {
                 Real* to = at.grad_normed_a[layer] + row * dim + column;
@@ -816,7 +817,7 @@ inline void round_to(double& to, double value) { to = value; }
 inline void round_to(Bf16& to, float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
-    to.bits = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even; weights are finite
+    to.bits = value == value ? uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16) : 0x7fc0;  // to nearest, ties to even
 }
 
 // Where a panel's column lies in it.

@@ -8,28 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..triples import Linear, Norm
-from ..walk import Walk
+from ..triples import Norm
+from ..walk import Block, Walk
 from . import structures
-from .library import library
+from .library import TYPES, library
 
 # For fewer segments preparing the weights takes longer than it saves.
 LEAST_SEGMENTS = 8
 # Multiply-adds of a layer from which on waking other threads pays.
 WORK_TO_SHARE = 2**19
-TRIPLES_PER_BLOCK = 6
 
 
 def applies(walk: Walk) -> bool:
     """Whether the kernel computes this walk."""
     plan, precision, x = walk.plan, walk.layout.precision, walk.inputs.x
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or precision != (x.dtype, x.dtype):
+    if x.device.type != "cpu" or (precision.products, precision.attention) != (x.dtype, x.dtype):
+        return False
+    if _name(x.dtype) not in TYPES[:2] or _name(precision.weights) not in TYPES:
         return False
     if len(plan.segments) < LEAST_SEGMENTS:
         return False
     compiled = library()
     # With more rows a step's products are large enough for a matrix library, and it is the better one.
     return compiled is not None and max(plan.row_counts) <= compiled.most_rows()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class Kernel:
@@ -43,10 +48,9 @@ class Kernel:
         config, plan, x = walk.config, walk.plan, walk.inputs.x
         compiled = library()
         assert compiled is not None
-        # Autocast rounds weights to bf16; read as such they are half as many bytes.
-        name = "bfloat16" if walk.problem.out_dtype == torch.bfloat16 else str(x.dtype).removeprefix("torch.")
+        self._packed_dtype = walk.layout.precision.weights
+        name = _name(self._packed_dtype)
         self._pack, self._panel = getattr(compiled, f"pack_{name}"), getattr(compiled, f"panel_{name}")()
-        self._packed_dtype = getattr(torch, name)
         self.forward, self.backward = getattr(compiled, f"forward_{name}"), getattr(compiled, f"backward_{name}")
         self.end_block = getattr(compiled, f"end_block_{name}")
         self._transposed = transposed
@@ -57,8 +61,8 @@ class Kernel:
         threads = torch.get_num_threads() if work >= WORK_TO_SHARE else 1
         self._threads = threads
         blocks = (structures.Block * config.depth)()
-        for layer, block in enumerate(blocks):
-            self._fill(block, walk.triples[TRIPLES_PER_BLOCK * layer : TRIPLES_PER_BLOCK * (layer + 1)])
+        for filled, block in zip(blocks, walk.blocks, strict=True):
+            self._fill(filled, block)
         self.model = structures.Model(
             threads=threads,
             layers=config.depth,
@@ -80,24 +84,17 @@ class Kernel:
             self._kept.append(norm)
         self._kept.append(blocks)
 
-    def _fill(self, block: structures.Block, triples: list[Norm | Linear]) -> None:
-        norm_a, to_q, to_out, norm_f, to_hidden, from_hidden = triples
-        assert isinstance(norm_a, Norm)
-        assert isinstance(norm_f, Norm)
-        assert isinstance(to_q, Linear)
-        assert isinstance(to_out, Linear)
-        assert isinstance(to_hidden, Linear)
-        assert isinstance(from_hidden, Linear)
-        block.norm_attention, block.norm_feedforward = self._norm(norm_a), self._norm(norm_f)
-        block.to_q = self._linear(to_q.weight, to_q.bias, to_q.scale)
-        block.to_out = self._linear(to_out.weight, to_out.bias)
-        block.from_hidden = self._linear(from_hidden.weight, from_hidden.bias)
+    def _fill(self, filled: structures.Block, block: Block) -> None:
+        filled.norm_attention, filled.norm_feedforward = map(self._norm, (block.norm_attention, block.norm_feedforward))
+        filled.to_q = self._linear(block.to_q.weight, block.to_q.bias, block.to_q.scale)
+        filled.to_out = self._linear(block.to_out.weight, block.to_out.bias)
+        filled.from_hidden = self._linear(block.from_hidden.weight, block.from_hidden.bias)
+        weight, bias = block.to_hidden.weight, block.to_hidden.bias
         if self._transposed:
-            block.value = self._linear(to_hidden.weight, None)
-            return
-        biases = (None, None) if to_hidden.bias is None else to_hidden.bias.chunk(2)
-        value, gate = zip(to_hidden.weight.chunk(2), biases, strict=True)
-        block.value, block.gate = self._linear(*value), self._linear(*gate)
+            filled.value = self._linear(weight, None)
+        else:
+            biases = (None, None) if bias is None else bias.chunk(2)
+            filled.value, filled.gate = map(self._linear, weight.chunk(2), biases)
 
     def _norm(self, norm: Norm) -> structures.Norm:
         return structures.Norm(self._address(norm.weight), self._address(norm.bias), norm.eps)
@@ -108,13 +105,7 @@ class Kernel:
         outputs, inputs = weight.shape
         panels = -(-outputs // self._panel)
         packed = weight.new_empty(panels, inputs, self._panel, dtype=self._packed_dtype)
-        self._pack(
-            ctypes.c_void_p(weight.data_ptr()),
-            *(ctypes.c_int64(number) for number in (outputs, inputs, *weight.stride())),
-            ctypes.c_double(scale),
-            ctypes.c_void_p(packed.data_ptr()),
-            ctypes.c_int64(self._threads),
-        )
+        self._pack(weight.data_ptr(), outputs, inputs, *weight.stride(), scale, packed.data_ptr(), self._threads)
         return structures.Linear(self._address(packed), None if bias is None else self._address(bias), inputs, outputs)
 
     def _address(self, tensor: Tensor) -> int:

@@ -63,7 +63,7 @@ class _Tables:
 def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
     """Fills in what a segment sees, and returns what must be kept for the call."""
     plan, windows = walk.plan, walk.windows
-    filled, own = plan.filled(segment), segment.length if segment.length > 1 else 0
+    filled, own = plan.filled(segment), segment.own
     at.length, at.own, at.hidden_slots = segment.length, own, plan.slots - filled
     # The kernel leaves out slots that hold nothing, so that the bias of a full window serves where distances are true
     # ones and something is seen.
@@ -134,7 +134,8 @@ class ForwardSteps:
             moving.rows(at.keep_hidden, self._masks.hidden)
         rows, dim = segment.length * x.shape[0], x.shape[2]
         room = [x.new_empty(rows, width) for width in (dim, 4 * dim, 2 * layout.config.kv_dim)]
-        at.normed, at.product, at.kv = (tensor.data_ptr() for tensor in room)
+        room.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.own))
+        at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in room)
         return at, moving, (resting, room)
 
 
@@ -146,7 +147,8 @@ class BackwardSteps:
         self._walk, self._memory, self._bias, self._kernel = walk, memory, bias, Kernel(walk, transposed=True)
         rows, config, x = max(walk.plan.row_counts), walk.config, walk.inputs.x
         self._room = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head, config.dim)]
-        # By length of segments: gradients of the scores, and of the biases of a full window for each thread.
+        # By length of segments: weights for each thread, gradients of the scores, and of the biases for each thread.
+        self._weights_room: dict[int, Tensor] = {}
         self._scores_room: dict[int, Tensor] = {}
         self._grad_bias: dict[int, Tensor] = {}
 
@@ -187,24 +189,24 @@ class BackwardSteps:
     def finish(self) -> None:
         """Adds the gradients of the biases that were gathered by place in the window."""
         plan = self._walk.plan
-        for segment in plan.segments:
-            grad = self._grad_bias.pop(segment.length, None)
-            if grad is not None:
-                distance = self._walk.windows.view(segment, plan.slots).distance
-                self._bias.index_add_(1, distance.flatten(), grad.sum(0).flatten(1))
+        one_each = {segment.length: segment for segment in plan.segments}
+        for length, grad in self._grad_bias.items():
+            distance = self._walk.windows.view(one_each[length], plan.slots).distance
+            self._bias.index_add_(1, distance.flatten(), grad.sum(0))
 
     def _prepare(self, segment: Segment, index: int) -> tuple[structures.Backward, _Tables]:
         """For the chunk's segments of this length, a structure, and what moves with the segment."""
         chunk, at, tables, config = self._chunk, structures.Backward(), _Tables(), self._walk.config
         count, length = self._counts[index], segment.length
-        columns = self._walk.plan.slots + (length if length > 1 else 0)
+        columns, threads = self._walk.plan.slots + segment.own, self._kernel.model.threads
         if length not in self._scores_room:
             like, groups = chunk.values.probabilities, self._memory.total.shape[1]
             self._scores_room[length] = like.new_empty(config.depth, groups, count // config.depth // groups)
+            self._weights_room[length] = like.new_empty(threads, columns)
             if config.position == "t5":  # distances are the same in all windows
-                threads = self._kernel.model.threads
                 self._grad_bias[length] = like.new_zeros(threads, config.heads, length * columns)
         tables.fixed(at.grad_scores, self._scores_room[length])
+        at.segment.weights = self._weights_room[length].data_ptr()
         if config.position == "t5":
             at.grad_bias, at.grad_bias_stride = self._grad_bias[length].data_ptr(), config.heads * length * columns
         tables.values(at.segment, chunk.values, count)

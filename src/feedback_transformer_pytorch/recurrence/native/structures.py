@@ -65,7 +65,7 @@ class Model(ctypes.Structure):
 class Segment(ctypes.Structure):
     _fields_ = [
         *_numbers("length own hidden_slots"),
-        *_addresses("keys values bias seeing"),
+        *_addresses("keys values bias seeing weights"),
         *_layers("q own_kv probabilities out keep_probabilities"),
     ]
 
