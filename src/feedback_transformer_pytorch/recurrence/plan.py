@@ -11,7 +11,7 @@ from torch import Tensor
 # Segments whose keys' and values' gradients are gathered together, and rows whose parameter gradients are: larger is
 # fewer and larger products, but more to store.
 BLOCK_QUERIES = 8
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
