@@ -80,7 +80,7 @@ template <class Real, int Count = kLanes<Real>> Vector<Real> sums(Vector<Real>* 
     }
 }
 
-// ---- What Python hands over; those of structures.py mirror them. ----
+// ---- What Python hands over: the structures of structures.py, field by field. ----
 
 struct Team {
     int me, size;
