@@ -170,7 +170,7 @@ template <class Real> struct Backward {
     Index place, places, columns;                      // of the segment in its block, C
     Real* grad_bias;                                   // (members of the team, H, s, n + own), added to; or null
     Index grad_bias_stride;                            // between two members
-    Real *grad_middle_whole, *grad_out, *room;         // room: (R, D), (R, H*E), (R, D)
+    Real *grad_middle_whole, *grad_out;                // room: (R, D), (R, H*E)
 };
 
 // ---- Products with packed weights ----
@@ -303,7 +303,7 @@ template <class Real> void norm(const Team& team, const Norm<Real>& norm, const 
     }
 }
 
-// The gradient of a row of x, from that of the normed row.
+// The gradient of a row of x, from that of the normed row; `out` may be `grad`.
 template <class Real>
 void norm_backward(const Norm<Real>& norm, const Real* grad, const Real* x, Real mean, Real rstd, Index dim, Real* out) {
     Real total = 0, along = 0;
@@ -718,8 +718,7 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         Real *mixed = at.grad_mixed + row * dim, *top = at.grad_states[model.layers] + row * dim;
         if (model.memory_norm) {
             norm_backward(*model.memory_norm, mixed, at.mixed + row * dim, at.mixed_mean[row], at.mixed_rstd[row], dim,
-                          at.room + row * dim);
-            std::copy_n(at.room + row * dim, dim, mixed);
+                          mixed);
         }
         const Real weight = model.mix ? model.mix[model.layers] : 1;
         for (Index i = 0; i < dim; ++i) top[i] = at.grad_top[row * dim + i] + weight * mixed[i];

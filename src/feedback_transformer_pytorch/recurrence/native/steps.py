@@ -146,7 +146,7 @@ class BackwardSteps:
         """Sets up; `bias` (H, M+S) is what the gradients of the biases are added to."""
         self._walk, self._memory, self._bias, self._kernel = walk, memory, bias, Kernel(walk, transposed=True)
         rows, config, x = max(walk.plan.row_counts), walk.config, walk.inputs.x
-        self._room = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head, config.dim)]
+        self._room = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head)]
         # By length of segments: weights for each thread, gradients of the scores, and of the biases for each thread.
         self._weights_room: dict[int, Tensor] = {}
         self._scores_room: dict[int, Tensor] = {}
@@ -233,5 +233,5 @@ class BackwardSteps:
         tables.rows(at.product, [each.product for each in feedforwards])
         tables.rows(at.grad_hidden, [each.grad_hidden for each in feedforwards])
         tables.rows(at.grad_normed_f, [each.grad_normed for each in feedforwards])
-        at.grad_middle_whole, at.grad_out, at.room = (tensor.data_ptr() for tensor in self._room)
+        at.grad_middle_whole, at.grad_out = (tensor.data_ptr() for tensor in self._room)
         return at, tables

@@ -90,5 +90,5 @@ class Backward(ctypes.Structure):
         *_numbers("place places columns"),
         *_addresses("grad_bias"),
         *_numbers("grad_bias_stride"),
-        *_addresses("grad_middle_whole grad_out room"),
+        *_addresses("grad_middle_whole grad_out"),
     ]
