@@ -32,6 +32,8 @@ constexpr int kVectorBytes = 16;
 constexpr int kTileRows = kVectorBytes == 64 ? 12 : 6;
 // How far ahead of its use a weight is fetched when it is used by one tile only.
 constexpr Index kAheadBytes = 4096;
+// The same in each of several streams, in rows of a panel.
+constexpr Index kStreamAhead = 3;
 constexpr Index kLine = 64;
 // How deep a part of a panel is that several tiles use one after the other.
 constexpr Index kDepth = 128;
@@ -101,11 +103,12 @@ template <class Real> struct Layers {
     Real* operator[](Index layer) const { return tensors ? tensors[layer] + offset : nullptr; }
 };
 
-// A weight (out, in) in panels (ceil(out / panel), in, panel), and its bias (out,) or null.
+// A weight (out, in) in panels (ceil(out / panel), in, panel), and its bias (out,) or null. A weight that comes from memory
+// is best read in several streams: a core waits for fewer pages at a time than memory could give.
 template <class Real> struct Linear {
     const void* panels;
     const Real* bias;
-    Index inputs, outputs;
+    Index inputs, outputs, streams;
 };
 
 template <class Real> struct Norm {
@@ -193,59 +196,102 @@ inline void load_panel(const Bf16* from, Vector<float> (&to)[2]) {
     to[1] = (Vector<float>)(words & 0xffff0000u);
 }
 
+// The sums of a tile, (Rows, panel).
+template <class Real, int Rows> struct Totals {
+    Vector<Real> sums[Rows][2];
+
+    explicit Totals(const Real* from) {
+        for (int row = 0; row < Rows; ++row) load_panel(from + row * kPanel<Real>, sums[row]);
+    }
+
+    // Adds x (Rows,), a column of numbers `stride` apart, times a row of a panel.
+    void add(const Real* x, Index stride, const Vector<Real> (&weight)[2]) {
+#pragma GCC unroll 12
+        for (int row = 0; row < Rows; ++row) {
+            const Real factor = x[row * stride];
+            sums[row][0] += factor * weight[0];
+            sums[row][1] += factor * weight[1];
+        }
+    }
+
+    void save(Real* to) const {
+        for (int row = 0; row < Rows; ++row) {
+            store<Real>(to + row * kPanel<Real>, sums[row][0]);
+            store<Real>(to + row * kPanel<Real> + kLanes<Real>, sums[row][1]);
+        }
+    }
+};
+
 // Adds x (Rows, depth) times a part of a panel to `out` (Rows, panel), fetching `ahead` on the way.
 template <class Weight, class Real, int Rows, bool Twice>
 void tile(const Real* x, Index stride, const Weight* panel, Index depth, const char* ahead, Index ahead_step, Real* out) {
-    Vector<Real> totals[Rows][2];
-    for (int row = 0; row < Rows; ++row) {
-        totals[row][0] = load<Real>(out + row * kPanel<Real>);
-        totals[row][1] = load<Real>(out + row * kPanel<Real> + kLanes<Real>);
-    }
+    Totals<Real, Rows> totals(out);
     for (Index k = 0; k < depth; ++k, ahead += ahead_step) {
         __builtin_prefetch(ahead);
         if constexpr (Twice) __builtin_prefetch(ahead + kLine);
         Vector<Real> weight[2];
         load_panel(panel + k * kPanel<Real>, weight);
-#pragma GCC unroll 12
-        for (int row = 0; row < Rows; ++row) {
-            const Real factor = x[row * stride + k];
-            totals[row][0] += factor * weight[0];
-            totals[row][1] += factor * weight[1];
-        }
+        totals.add(x + k, stride, weight);
     }
-    for (int row = 0; row < Rows; ++row) {
-        store<Real>(out + row * kPanel<Real>, totals[row][0]);
-        store<Real>(out + row * kPanel<Real> + kLanes<Real>, totals[row][1]);
-    }
+    totals.save(out);
 }
 
-template <class Weight, class Real, bool Twice, int... Rows>
-void tile_of(int rows, std::integer_sequence<int, Rows...>, const Real* x, Index stride, const Weight* panel, Index depth,
-             const char* ahead, Index ahead_step, Real* out) {
-    using Tile = void (*)(const Real*, Index, const Weight*, Index, const char*, Index, Real*);
-    static constexpr Tile tiles[] = {&tile<Weight, Real, Rows + 1, Twice>...};
-    tiles[rows - 1](x, stride, panel, depth, ahead, ahead_step, out);
+// The same for `streams` parts of `depth` each, which are read at once, a little of each in turn.
+template <class Weight, class Real, int Rows>
+void streamed_tile(const Real* x, Index stride, const Weight* panel, Index depth, Index streams, Real* out) {
+    constexpr Index ahead = kStreamAhead * kPanel<Real>;
+    const Index whole = streams * depth;
+    Totals<Real, Rows> totals(out);
+    for (Index k = 0, done = 0; done < whole; ++done) {
+        const Weight* from = panel + k * kPanel<Real>;
+        __builtin_prefetch(from + ahead);
+        if constexpr (kPanel<Real> * sizeof(Weight) > kLine) __builtin_prefetch(from + ahead + kPanel<Real> / 2);
+        Vector<Real> weight[2];
+        load_panel(from, weight);
+        totals.add(x + k, stride, weight);
+        k += depth;
+        if (k >= whole) k -= whole - 1;
+    }
+    totals.save(out);
 }
 
-// Rows times a panel: part by part of the panel, all rows with a part while it is in the nearest cache.
+// Calls `run` with the number of a tile's rows as a constant.
+template <class Run, int... Rows> void with_rows(Index rows, Run run, std::integer_sequence<int, Rows...>) {
+    ((rows == Rows + 1 ? run(std::integral_constant<int, Rows + 1>()) : void()), ...);
+}
+template <class Run> void with_rows(Index rows, Run run) {
+    with_rows(rows, run, std::make_integer_sequence<int, kTileRows>());
+}
+
+// Rows times a panel. One tile takes it in streams, if it comes from memory; several take it part by part, all rows with
+// a part while that is in the nearest cache.
 template <class Weight, class Real>
-void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* panel, Real* out) {
+void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* panel, Index streams, Real* out) {
     const Index blocks = (rows + kTileRows - 1) / kTileRows, bytes = kPanel<Real> * sizeof(Weight);
-    const Index step = blocks == 1 ? depth : kDepth;
+    Index begin = 0;
     std::fill_n(out, rows * kPanel<Real>, Real(0));
-    for (Index k = 0; k < depth; k += step) {
+    if (blocks == 1 && streams > 1) {
+        begin = depth / streams * streams;
+        with_rows(rows, [&](auto count) {
+            streamed_tile<Weight, Real, decltype(count)::value>(x, depth, panel, depth / streams, streams, out);
+        });
+    }
+    const Index step = blocks == 1 ? depth : kDepth;
+    for (Index k = begin; k < depth; k += step) {
         const Index part = std::min(step, depth - k);
         const auto* here = reinterpret_cast<const char*>(panel + k * kPanel<Real>);
         for (Index block = 0; block < blocks; ++block) {
             const Index first = rows * block / blocks, last = rows * (block + 1) / blocks;
             // One block: fetch a little ahead. Several: each fetches its share of the next part.
             const char* ahead = here + (blocks == 1 ? kAheadBytes : part * bytes + part * bytes * block / blocks);
-            auto run = [&](auto twice) {
-                tile_of<Weight, Real, decltype(twice)::value>(
-                    int(last - first), std::make_integer_sequence<int, kTileRows>(), x + first * depth + k, depth,
-                    panel + k * kPanel<Real>, part, ahead, bytes / blocks, out + first * kPanel<Real>);
-            };
-            bytes / blocks > kLine ? run(std::true_type()) : run(std::false_type());
+            with_rows(last - first, [&](auto count) {
+                auto run = [&](auto twice) {
+                    tile<Weight, Real, decltype(count)::value, decltype(twice)::value>(
+                        x + first * depth + k, depth, panel + k * kPanel<Real>, part, ahead, bytes / blocks,
+                        out + first * kPanel<Real>);
+                };
+                bytes / blocks > kLine ? run(std::true_type()) : run(std::false_type());
+            });
         }
     }
 }
@@ -261,7 +307,7 @@ void product(const Team& team, const Real* x, Index rows, const std::array<Linea
         const Index column = panel * kPanel<Real>, count = std::min<Index>(kPanel<Real>, width - column);
         for (int which = 0; which < Count; ++which) {
             const auto* weight = static_cast<const Weight*>(linears[which].panels) + panel * depth * kPanel<Real>;
-            rows_times_panel(x, rows, depth, weight, tiles[which]);
+            rows_times_panel(x, rows, depth, weight, linears[which].streams, tiles[which]);
         }
         for (Index row = 0; row < rows; ++row) {
             std::array<Real*, Count> found;

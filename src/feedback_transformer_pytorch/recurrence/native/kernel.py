@@ -17,6 +17,9 @@ from .library import TYPES, library
 LEAST_SEGMENTS = 8
 # Multiply-adds of a layer from which on waking other threads pays.
 WORK_TO_SHARE = 2**19
+# Bytes of weights from which on they do not stay in the caches between two steps, and are read in this many streams. An
+# odd number, so that the same columns of rows a power of two long do not fall on the same places of the nearest cache.
+BYTES_TO_STREAM, STREAMS = 2**25, 7
 
 
 def applies(walk: Walk) -> bool:
@@ -57,9 +60,11 @@ class Kernel:
         self._kept: list[Any] = []
         groups = config.kv_heads or config.heads
         rows = max(plan.row_counts)
-        work = rows * (12 * config.dim + 2 * config.heads * config.dim_head) * config.dim
-        threads = torch.get_num_threads() if work >= WORK_TO_SHARE else 1
+        weights = (12 * config.dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
+        threads = torch.get_num_threads() if rows * weights >= WORK_TO_SHARE else 1
         self._threads = threads
+        in_bytes = config.depth * weights * self._packed_dtype.itemsize
+        self._streams = STREAMS if in_bytes >= BYTES_TO_STREAM else 1
         blocks = (structures.Block * config.depth)()
         for filled, block in zip(blocks, walk.blocks, strict=True):
             self._fill(filled, block)
@@ -106,7 +111,8 @@ class Kernel:
         panels = -(-outputs // self._panel)
         packed = weight.new_empty(panels, inputs, self._panel, dtype=self._packed_dtype)
         self._pack(weight.data_ptr(), outputs, inputs, *weight.stride(), scale, packed.data_ptr(), self._threads)
-        return structures.Linear(self._address(packed), None if bias is None else self._address(bias), inputs, outputs)
+        bias_address = None if bias is None else self._address(bias)
+        return structures.Linear(self._address(packed), bias_address, inputs, outputs, self._streams)
 
     def _address(self, tensor: Tensor) -> int:
         """The address of a contiguous tensor, which is kept."""

@@ -38,7 +38,7 @@ def _layers(names: str) -> list[_Field]:
 
 
 class Linear(ctypes.Structure):
-    _fields_ = [*_addresses("panels bias"), *_numbers("inputs outputs")]
+    _fields_ = [*_addresses("panels bias"), *_numbers("inputs outputs streams")]
 
 
 class Norm(ctypes.Structure):
