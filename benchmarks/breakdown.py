@@ -57,8 +57,8 @@ def main() -> None:
     settings = {
         "bandwidth_GB_per_s": bandwidth / 1e9,
         "GFLOP_per_s": rate / 1e9,
-        "must_read": "weights and window of every layer and step, forward and backward, once each, at the rate of one long "
-        "read; several streams, and windows that stay in a cache, are faster",
+        "must_read": "weights and window of every layer and step, forward and backward, once each, at the rate of one "
+        "long read; several streams, and windows that stay in a cache, are faster",
     }
     write("breakdown", args, settings, results)
 

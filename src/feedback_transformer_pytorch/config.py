@@ -90,6 +90,11 @@ class FeedbackConfig:
         assert self.kv_heads is not None
         return self.kv_heads * self.dim_head
 
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the feed-forward's hidden layer, F."""
+        return 4 * self.dim
+
     def _require(self, name: str, allowed: str, test: Any) -> None:
         value = getattr(self, name)
         if not test(value):

@@ -82,8 +82,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.dropout = config.ff_dropout
         self.norm = nn.LayerNorm(config.dim)
-        self.to_hidden = nn.Linear(config.dim, 8 * config.dim)
-        self.to_out = nn.Linear(4 * config.dim, config.dim)
+        self.to_hidden = nn.Linear(config.dim, 2 * config.hidden_dim)
+        self.to_out = nn.Linear(config.hidden_dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D), without the residual."""

@@ -101,14 +101,14 @@ class Layout(NamedTuple):
             probabilities=attention.new_empty(sum(self.score_counts(segments))),
             out=attention.new_empty(layers, rows, inner),
             middle=like.new_empty(layers, rows, config.dim),
-            hidden=products.new_empty(layers, rows, 8 * config.dim),
+            hidden=products.new_empty(layers, rows, 2 * config.hidden_dim),
         )
 
     def masks(self, segments: Sequence[Segment], like: Tensor, attention: bool, feedforward: bool) -> Masks:
         """Unwritten dropout masks for these segments, of those dropouts that are on."""
         config, precision = self.config, self.precision
         scores = like.new_empty(sum(self.score_counts(segments)) if attention else 0, dtype=precision.attention)
-        hidden = (config.depth, self._rows(segments), 4 * config.dim) if feedforward else (0,)
+        hidden = (config.depth, self._rows(segments), config.hidden_dim) if feedforward else (0,)
         return Masks(
             scores if attention else None,
             like.new_empty(hidden, dtype=precision.products) if feedforward else None,

@@ -27,7 +27,7 @@ def applies(walk: Walk) -> bool:
     plan, precision, x = walk.plan, walk.layout.precision, walk.inputs.x
     if x.device.type != "cpu" or (precision.products, precision.attention) != (x.dtype, x.dtype):
         return False
-    if _name(x.dtype) not in TYPES[:2] or _name(precision.weights) not in TYPES:
+    if x.dtype not in (torch.float32, torch.float64) or _name(precision.weights) not in TYPES:
         return False
     if len(plan.segments) < LEAST_SEGMENTS:
         return False
@@ -60,7 +60,7 @@ class Kernel:
         self._kept: list[Any] = []
         groups = config.kv_heads or config.heads
         rows = max(plan.row_counts)
-        weights = (12 * config.dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
+        weights = (3 * config.hidden_dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
         threads = torch.get_num_threads() if rows * weights >= WORK_TO_SHARE else 1
         self._threads = threads
         in_bytes = config.depth * weights * self._packed_dtype.itemsize
@@ -76,7 +76,7 @@ class Kernel:
             heads_per_group=config.heads // groups,
             width=config.dim_head,
             dim=config.dim,
-            hidden=4 * config.dim,
+            hidden=config.hidden_dim,
             slots=plan.slots,
             pair_stride=(plan.slots + plan.time) * config.dim_head,
             blocks=ctypes.addressof(blocks),

@@ -133,7 +133,7 @@ class ForwardSteps:
         if self._masks.hidden is not None:
             moving.rows(at.keep_hidden, self._masks.hidden)
         rows, dim = segment.length * x.shape[0], x.shape[2]
-        room = [x.new_empty(rows, width) for width in (dim, 4 * dim, 2 * layout.config.kv_dim)]
+        room = [x.new_empty(rows, width) for width in (dim, layout.config.hidden_dim, 2 * layout.config.kv_dim)]
         room.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.own))
         at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in room)
         return at, moving, (resting, room)
