@@ -68,6 +68,9 @@ class Processes:
         # A process that ends with its connections open may be aborted by their threads. After an error the others
         # may be waiting in the middle of something, and closing would wait for them.
         if self.count > 1 and kind is None and torch.distributed.is_initialized():
+            # The wrapped model goes first: were it to drop the group last, it would wait for the group's thread while
+            # holding the interpreter's lock, which that thread may need.
+            self.accelerator.free_memory()
             torch.distributed.destroy_process_group()
 
     @property
