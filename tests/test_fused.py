@@ -365,6 +365,6 @@ def _rank(rank: int, world_size: int, folder: Path) -> None:
     model = nn.parallel.DistributedDataParallel(CASE.model(implementation="fused"))
     model(CASE.tokens()[rank : rank + 1]).square().mean().backward()
     torch.save({name: p.grad for name, p in model.module.named_parameters()}, folder / f"{rank}.pt")
-    # Whoever drops the group last waits for its thread, which may need the lock that DistributedDataParallel holds then.
+    # Whoever drops the group last waits for its thread; DistributedDataParallel would do so holding a lock it may need.
     del model
     torch.distributed.destroy_process_group()
