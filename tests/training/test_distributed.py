@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from feedback_transformer_pytorch.training.checkpoint import Checkpoints
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.processes import Processes
 
 
 @pytest.fixture
@@ -88,3 +92,15 @@ def test_two_processes_train_as_one_and_take_over_from_each_other(options: Train
     assert (Path(two_from_two.out) / "model.safetensors").read_bytes() == (
         Path(two.out) / "model.safetensors"
     ).read_bytes()
+
+
+def test_the_wrapped_model_goes_before_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other way round the model, which would drop the group last, may wait for the group's thread forever."""
+    alive = []
+    with Processes() as processes:
+        wrapped = weakref.ref(processes.wrap(nn.Linear(1, 1), "ddp"))
+        assert wrapped() is not None
+        processes.count = 2
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: alive.append(wrapped() is not None))
+    assert alive == [False]
