@@ -1,24 +1,33 @@
 """Where the fused walk's time goes by kind of work, forward and backward, and what bounds it.
 
+The bound is what the recurrence takes where weights and windows come from memory, whatever computes it: reading each
+once a step and direction, then multiplying for the parameters' gradients. It stands beside the times of 0.0.11 and of
+the parallel Transformer within the same run.
+
 python benchmarks/breakdown.py --shapes b c
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from contestants import takes_part
 from feedback_transformer_pytorch.recurrence.native.kernel import Kernel
 from options import chosen_shapes, parser, prepare
 from report import write
 from shapes import Shape
+from speed import measure as time_in_turns
 from workload import Workload
 
+CONTESTANTS = ("reference", "fused", "parallel")
 CALLS = ("forward", "backward", "end_block")
 KINDS = {
     "steps: compiled, forward": ("kernel::forward",),
@@ -36,6 +45,7 @@ KINDS = {
 }  # fmt: skip
 REST = "views, allocation, Python"
 FLOAT = 4  # bytes
+REPEATS = 5
 
 
 def main() -> None:
@@ -45,20 +55,26 @@ def main() -> None:
     results = []
     for shape in chosen_shapes(args):
         found = measure(shape)
-        found["must_read_s"] = must_read(shape) / bandwidth
-        found["must_multiply_s"] = must_multiply(shape) / rate
+        found |= {"must_read_s": must_read(shape) / bandwidth, "must_multiply_s": must_multiply(shape) / rate}
+        found["bound_s"] = bound = found["must_read_s"] + found["must_multiply_s"] / 3
+        found["medians_s"] = medians = in_turns(shape, args)
         results.append({"shape": shape.name, "precision": "fp32", "contestant": "fused"} | found)
         print(f"\n{shape.name}: {shape}")
         for kind, seconds in found["seconds"].items():
             print(f"  {kind:30}{seconds:8.3f} s")
         print(f"  {'all':30}{found['all_s']:8.3f} s")
         reads, multiplies = found["must_read_s"], found["must_multiply_s"]
-        print(f"  at the rates above {reads:.3f} s to read, {multiplies:.3f} s to multiply")
+        print(f"  at the rates above {reads:.3f} s to read, {multiplies:.3f} s to multiply (a third for parameters)")
+        for name, seconds in medians.items():
+            print(f"  {name:30}{seconds:8.3f} s, {seconds / bound:.2f} times the bound of {bound:.3f} s")
     settings = {
         "bandwidth_GB_per_s": bandwidth / 1e9,
         "GFLOP_per_s": rate / 1e9,
-        "must_read": "weights and window of every layer and step, forward and backward, once each, at the rate of one "
-        "long read; several streams, and windows that stay in a cache, are faster",
+        "bandwidth": "the fastest of a sum in one stream and of matrices times a vector in 8 and 16",
+        "must_read": "weights and window of every layer and step, forward and backward, once each, at that rate; "
+        "windows that stay in a cache are faster",
+        "bound": "must_read, and the third of must_multiply that is the parameters' gradients",
+        "medians": f"forward and backward, in turns, {REPEATS} of each and a third for the slow ones, without profiler",
     }
     write("breakdown", args, settings, results)
 
@@ -70,11 +86,13 @@ def prepare_arguments() -> Any:
 
 
 def ceilings() -> tuple[float, float]:
-    """Bytes a second of one long read, and operations a second of one large product: the best of five each."""
+    """Bytes a second of the fastest long read, and operations a second of one large product: the best of five each."""
     long, square = torch.randn(2**27), torch.randn(2048, 2048)
-    reads = min(_seconds(long.sum) for _ in range(5))
-    multiplies = min(_seconds(lambda: square @ square) for _ in range(5))
-    return long.nbytes / reads, 2 * 2048**3 / multiplies
+    rates = [long.nbytes / _best(long.sum)]
+    for streams in (8, 16):
+        matrix, vector = long.view(streams, -1), torch.randn(long.numel() // streams)
+        rates.append((matrix.nbytes + vector.nbytes) / _best(partial(torch.mv, matrix, vector)))
+    return max(rates), 2 * 2048**3 / _best(lambda: square @ square)
 
 
 def must_read(shape: Shape) -> float:
@@ -90,6 +108,13 @@ def must_multiply(shape: Shape) -> float:
     """Operations: forward, input gradients and parameter gradients of all products with weights."""
     weights = 2 * shape.dim * shape.heads * shape.dim_head + 12 * shape.dim**2
     return 6 * shape.batch * shape.time * shape.depth * weights
+
+
+def in_turns(shape: Shape, args: Any) -> dict[str, float]:
+    """Median seconds of forward and backward by contestant."""
+    names = [name for name in CONTESTANTS if name in args.contestants and takes_part(name, shape)]
+    times = time_in_turns(names, shape, "fp32", args.device, REPEATS)["forward_backward"]
+    return {name: median(seconds) for name, seconds in times.items()}
 
 
 @contextmanager
@@ -121,7 +146,11 @@ def measure(shape: Shape) -> dict[str, Any]:
     return {"seconds": seconds, "all_s": sum(seconds.values()), "without_profiler_s": plain}
 
 
-def _seconds(run: Any) -> float:
+def _best(run: Callable[[], Any]) -> float:
+    return min(_seconds(run) for _ in range(5))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -34,6 +34,8 @@ constexpr int kTileRows = kVectorBytes == 64 ? 12 : 6;
 constexpr Index kAheadBytes = 4096;
 // The same in each of several streams, in rows of a panel.
 constexpr Index kStreamAhead = 3;
+// Of a window's rows.
+constexpr Index kWindowStreams = 8;
 constexpr Index kLine = 64;
 // How deep a part of a panel is that several tiles use one after the other.
 constexpr Index kDepth = 128;
@@ -236,21 +238,22 @@ void tile(const Real* x, Index stride, const Weight* panel, Index depth, const c
     totals.save(out);
 }
 
-// The same for `streams` parts of `depth` each, which are read at once, a little of each in turn.
+// The same for `streams` parts of `depth` each, which are read at once, a row of each in turn. Towards their ends it fetches
+// what the next panel, `to_next` rows behind the ends, begins with.
 template <class Weight, class Real, int Rows>
-void streamed_tile(const Real* x, Index stride, const Weight* panel, Index depth, Index streams, Real* out) {
-    constexpr Index ahead = kStreamAhead * kPanel<Real>;
-    const Index whole = streams * depth;
+void streamed_tile(const Real* x, Index stride, const Weight* panel, Index depth, Index streams, Index to_next, Real* out) {
+    constexpr Index row = kPanel<Real>;
     Totals<Real, Rows> totals(out);
-    for (Index k = 0, done = 0; done < whole; ++done) {
-        const Weight* from = panel + k * kPanel<Real>;
-        __builtin_prefetch(from + ahead);
-        if constexpr (kPanel<Real> * sizeof(Weight) > kLine) __builtin_prefetch(from + ahead + kPanel<Real> / 2);
-        Vector<Real> weight[2];
-        load_panel(from, weight);
-        totals.add(x + k, stride, weight);
-        k += depth;
-        if (k >= whole) k -= whole - 1;
+    for (Index i = 0; i < depth; ++i) {
+        const Index ahead = (kStreamAhead + (i + kStreamAhead < depth ? 0 : to_next)) * row;
+        for (Index k = i; k < streams * depth; k += depth) {
+            const Weight* from = panel + k * row;
+            __builtin_prefetch(from + ahead);
+            if constexpr (row * sizeof(Weight) > kLine) __builtin_prefetch(from + ahead + row / 2);
+            Vector<Real> weight[2];
+            load_panel(from, weight);
+            totals.add(x + k, stride, weight);
+        }
     }
     totals.save(out);
 }
@@ -271,9 +274,10 @@ void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* pane
     Index begin = 0;
     std::fill_n(out, rows * kPanel<Real>, Real(0));
     if (blocks == 1 && streams > 1) {
-        begin = depth / streams * streams;
+        const Index part = depth / streams;
+        begin = part * streams;
         with_rows(rows, [&](auto count) {
-            streamed_tile<Weight, Real, decltype(count)::value>(x, depth, panel, depth / streams, streams, out);
+            streamed_tile<Weight, Real, decltype(count)::value>(x, depth, panel, part, streams, depth - part, out);
         });
     }
     const Index step = blocks == 1 ? depth : kDepth;
@@ -411,9 +415,12 @@ template <class Real> Real density(Real x) { return Real(0.39894228040143267794)
 
 // ---- Attention ----
 
-// Fetches a row into the second cache. Windows are short, and begin far from each other: by themselves processors fetch
-// too late.
-template <class Real, int Vectors> void fetch(const Real* row) {
+// Fetches the index-th of `count` rows that will be read next into the second cache, from several streams in turn. Windows
+// are short, and begin far from each other: by themselves processors fetch too late.
+template <class Real, int Vectors> void fetch(const Real* rows, Index stride, Index count, Index index) {
+    const Index part = (count + kWindowStreams - 1) / kWindowStreams;
+    const Index place = index % kWindowStreams * part + index / kWindowStreams;
+    const Real* row = rows + std::min(place, count - 1) * stride;
     for (int byte = 0; byte < Vectors * kVectorBytes; byte += kLine) {
         __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
     }
@@ -440,7 +447,7 @@ void dots(const Real* q, const Real* rows, Index stride, Index count, Index widt
 #pragma GCC unroll 16
             for (int i = 0; i < lanes; ++i) {
                 const Real* row = rows + (j + std::min<Index>(i, last)) * stride;
-                if (next) fetch<Real, Vectors>(next + (row - rows));
+                if (next) fetch<Real, Vectors>(next, stride, count, j + i);
                 totals[i] = query[0] * load<Real>(row);
 #pragma GCC unroll 8
                 for (int v = 1; v < Vectors; ++v) totals[i] += query[v] * load<Real>(row + v * lanes);
@@ -470,8 +477,8 @@ void weighted(const Real* weights, Index weight_stride, const Real* rows, Index 
         Index j = 0;
         for (; j + 1 < count; j += 2) {
             if (next) {
-                fetch<Real, Vectors>(next + j * stride);
-                fetch<Real, Vectors>(next + (j + 1) * stride);
+                fetch<Real, Vectors>(next, stride, count, j);
+                fetch<Real, Vectors>(next, stride, count, j + 1);
             }
             for (int v = 0; v < Vectors; ++v) {
                 even[v] += weights[j * weight_stride] * load<Real>(rows + j * stride + v * kLanes<Real>);
