@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
-from .memory import Memory
-from .model import FeedbackTransformer
+from .memory import Memory, as_memory
+from .model import FeedbackDecoder, FeedbackTransformer, check_tokens
+from .recurrence import Incremental, is_called_plainly
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
 READ_AT_ONCE = 256
@@ -66,34 +67,83 @@ class Reader:
     """Reads text a few tokens at a time and gives the logits of what comes next.
 
     The state is the memory up to the last whole segment, and the fewer than S tokens after it. The logits are those
-    of `model` over the whole text when a further token follows in the same segment, as it does in training.
+    of `model` over the whole text when a further token follows in the same segment, as it does in training. While it
+    reads, the model must stay as it is.
     """
 
     def __init__(self, model: Model, memory: Memory | HiddenMemory | None = None) -> None:
         self.model = model
-        self.memory: Any = memory
         self.pending: Tensor | None = None
+        self._memory: Any = memory
+        self._walk: Incremental | None = None
+
+    @property
+    def memory(self) -> Any:
+        """What was read, up to the last whole segment, as a call of the model returns it."""
+        return self._memory if self._walk is None else self._walk.memory
 
     @torch.no_grad()
     def read(self, tokens: Tensor) -> Tensor:
-        """Reads tokens (B, n >= 1); returns the logits (B, V) after the last."""
+        """Reads tokens (B, n >= 1); returns the logits (B, V) after the last.
+
+        Raises:
+            InputError: a token is out of range, or the memory does not fit.
+        """
         if self.pending is not None:
             tokens = torch.cat([self.pending, tokens], dim=1)
         seq_len = self.model.config.seq_len
         whole = tokens.shape[1] // seq_len * seq_len
-        logits = None
+        logits = self._logits(tokens, whole)
+        self.pending = tokens[:, whole:] if whole < tokens.shape[1] else None
+        return logits
+
+    def _logits(self, tokens: Tensor, whole: int) -> Tensor:
+        """The logits (B, V) after tokens, of which the first `whole` enter the memory."""
+        if type(self.model) is FeedbackTransformer and _is_plain(self.model):
+            check_tokens(tokens, self.model.token_emb.num_embeddings)
+            x = self.model.token_emb(tokens)
+            if self._walk is None:
+                self._walk = _walk(self.model, x, self._memory)
+            if self._walk is not None:
+                state = _step(self._walk, x, self.model.config.seq_len)
+                return self.model.to_logits(self.model.decoder.norm(state))
+        return self._call(tokens, whole)
+
+    def _call(self, tokens: Tensor, whole: int) -> Tensor:
+        """The same by calls of the model."""
+        seq_len, logits = self.model.config.seq_len, None
         for part in tokens[:, :whole].split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1):
             if part.shape[1]:
-                logits, self.memory = self.model(part, self.memory, return_memory=True)
-        self.pending = tokens[:, whole:] if whole < tokens.shape[1] else None
-        if self.pending is not None:
-            segment = self.pending
-            if segment.shape[1] == 1:
-                # A lone token would have no own key, which it has inside a longer segment; nobody sees its neighbour.
-                segment = segment.expand(-1, 2)
-            logits = self.model(segment, self.memory)[:, : self.pending.shape[1]]
+                logits, self._memory = self.model(part, self._memory, return_memory=True)
+        if whole < tokens.shape[1]:
+            logits = self.model(_with_neighbour(tokens[:, whole:]), self._memory)[:, : tokens.shape[1] - whole]
         assert logits is not None
         return logits[:, -1]
+
+
+def _is_plain(model: FeedbackTransformer) -> bool:
+    """Whether the model's parts, one called after the other, are the model."""
+    whole = type(model.decoder) is FeedbackDecoder and model.implementation != "stepwise"
+    return whole and is_called_plainly(model) and is_called_plainly(model.decoder)
+
+
+def _walk(model: FeedbackTransformer, x: Tensor, memory: Any) -> Incremental | None:
+    """A walk that goes on behind a memory, for embeddings like x (B, T, D); None where it does not apply."""
+    stack, memory = model.decoder.stack, as_memory(memory, x, model.config)
+    return Incremental(stack, x, memory) if Incremental.applies(stack, x, memory) else None
+
+
+def _step(walk: Incremental, x: Tensor, seq_len: int) -> Tensor:
+    """Walks over x (B, T, D); returns the top state (B, D) at its end."""
+    for segment in x.split(seq_len, dim=1):
+        states = walk.step(segment) if segment.shape[1] == seq_len else walk.peek(_with_neighbour(segment))
+    return states[:, (x.shape[1] - 1) % seq_len]
+
+
+def _with_neighbour(segment: Tensor) -> Tensor:
+    """A lone token twice: alone it would have no own key, which it has inside a longer segment; nobody sees its
+    neighbour."""
+    return segment if segment.shape[1] > 1 else torch.cat([segment, segment], dim=1)
 
 
 def generate(

@@ -1,3 +1,5 @@
+from .applicability import is_called_plainly as is_called_plainly
 from .fused import fused as fused
+from .incremental import Incremental as Incremental
 from .stack import Stack as Stack
 from .stepwise import stepwise as stepwise

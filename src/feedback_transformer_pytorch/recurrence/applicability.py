@@ -22,7 +22,7 @@ def why_not(stack: Stack, x: Tensor) -> str | None:
     for name, module in stack.named_modules():
         if type(module) not in _PLAIN:
             return f"{name} is a {type(module).__name__}, not a plain module (adapted, quantised or parametrized)"
-        if "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS):
+        if not is_called_plainly(module):
             return f"{name or 'the stack'} has hooks"
     for name, parameter in stack.named_parameters():
         if type(parameter) not in (nn.Parameter, Tensor):
@@ -34,6 +34,11 @@ def why_not(stack: Stack, x: Tensor) -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is on"
     return None
+
+
+def is_called_plainly(module: nn.Module) -> bool:
+    """Whether a call of the module is a call of its class's `forward` and nothing else."""
+    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in _HOOKS)
 
 
 def say_once(reason: str) -> None:

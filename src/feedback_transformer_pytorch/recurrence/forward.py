@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from ..layers import keep_mask
 from . import native
 from .plan import Segment
-from .tape import Keep, Masks, Step, Values
+from .tape import NO_MASKS, Keep, Masks, Step, Values
 from .walk import Walk
 
 
@@ -27,13 +29,13 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
     else:
         states[0].copy_(rows)
         tops = states[-1]
+    steps = steps_of(walk, states, values, masks)
     places = layout.states(segments, states, x)
-    steps = (native.ForwardSteps if native.applies(walk) else _Steps)(walk, states, places, values, masks)
     for segment, state, keeps in zip(segments, places, layout.keeps(segments, masks), strict=True):
         _draw(walk, segment, keeps)
         if states is None:
             state[0].copy_(rows[segment.rows])
-        steps.step(segment)
+        steps.step(segment, state)
         if states is None:
             tops[segment.rows] = state[-1]
     # A copy: the states stay as they are whatever happens to the result.
@@ -42,21 +44,43 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
     )
 
 
+class Steps(Protocol):
+    """Segments walked forward."""
+
+    def step(self, segment: Segment, state: Tensor) -> None:
+        """Takes a segment from `state[0]` to the top, and puts it into the memory.
+
+        Args:
+            state: (L+1, R, D), the segment's part of the states, or room: the same for all segments of one length.
+        """
+
+
+def steps_of(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> Steps:
+    """The walk's steps, compiled where that applies; arguments are those of `forward`."""
+    return (native.ForwardSteps if native.applies(walk) else _Steps)(walk, states, values, masks)
+
+
 class _Steps:
     """Segments walked by the triples."""
 
-    def __init__(
-        self, walk: Walk, states: Tensor | None, places: list[Tensor], values: Values | None, masks: Masks
-    ) -> None:
-        self._walk, self._places = walk, places
-        self._steps: list[list[Step]] = walk.layout.steps(walk.plan.segments, values, masks, walk.inputs.x)
+    def __init__(self, walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> None:
+        self._walk, self._masks = walk, masks
+        self._steps: list[list[Step]] | None = None
+        if values is not None or masks != NO_MASKS:
+            self._steps = walk.layout.steps(walk.plan.segments, values, masks, walk.inputs.x)
+        self._room: dict[int, list[Step]] = {}
 
-    def step(self, segment: Segment) -> None:
-        """Takes a segment from `states[0]` to the top, and puts it into the memory."""
-        walk, state, window = self._walk, self._places[segment.index], self._walk.windows.window(segment)
-        layers = state.unbind(0)
+    def _at(self, segment: Segment) -> list[Step]:
+        if self._steps is not None:
+            return self._steps[segment.index]
+        if segment.length not in self._room:
+            self._room[segment.length] = self._walk.layout.steps([segment], None, self._masks, self._walk.inputs.x)[0]
+        return self._room[segment.length]
+
+    def step(self, segment: Segment, state: Tensor) -> None:
+        walk, window, layers = self._walk, self._walk.windows.window(segment), state.unbind(0)
         for attention, feedforward, at, below, above in zip(
-            walk.attentions, walk.feedforwards, self._steps[segment.index], layers[:-1], layers[1:], strict=True
+            walk.attentions, walk.feedforwards, self._at(segment), layers[:-1], layers[1:], strict=True
         ):
             middle = torch.add(below, attention.step(below, window, at), out=at.middle)
             torch.add(middle, feedforward.step(middle, at), out=above)

@@ -15,10 +15,9 @@ from .applicability import say_once, why_not
 from .backward import backward
 from .forward import forward
 from .plan import Plan
-from .precision import choose_precision
 from .stack import Stack
 from .stepwise import stepwise
-from .tape import Layout, Masks, Values
+from .tape import Masks, Values
 from .walk import Inputs, Problem, Walk, parameter_names
 
 
@@ -35,24 +34,16 @@ def fused(
     if reason is not None:
         say_once(reason)
         return stepwise(stack, x, memory, visibility)
-    config, parameters = stack.config, dict(stack.named_parameters())
-    out_dtype, precision = choose_precision(x)
+    config = stack.config
     plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, memory.keys.shape[1])
-    problem = Problem(
-        layout=Layout(config, plan, precision),
-        visibility=visibility,
-        out_dtype=out_dtype,
-        attn_dropout=config.attn_dropout if stack.training else 0.0,
-        ff_dropout=config.ff_dropout if stack.training else 0.0,
-        eps=[(block.attention.norm.eps, block.feedforward.norm.eps) for block in stack.blocks],
-    )
-    flat = [x, *memory, *(parameters.get(name) for name in parameter_names(config.depth))]
+    problem, inputs = Problem.of(stack, x, plan, visibility), Inputs.of_stack(stack, x, memory)
+    flat = inputs.flat()
     autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in flat):
             return _Fused.apply(_Call(stack, problem, recompute, autocast), *flat)
         masks = problem.layout.masks(plan.segments, x, problem.attn_dropout > 0, problem.ff_dropout > 0)
-        return forward(Walk(problem, Inputs.of(flat)), None, None, masks)
+        return forward(Walk(problem, inputs), None, None, masks)
 
 
 class _Call(NamedTuple):

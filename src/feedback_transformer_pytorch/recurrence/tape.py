@@ -61,6 +61,9 @@ class Masks(NamedTuple):
         )
 
 
+NO_MASKS = Masks(None, None)
+
+
 class Step(NamedTuple):
     """The views of one layer and segment."""
 

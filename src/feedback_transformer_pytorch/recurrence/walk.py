@@ -13,10 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..memory import Memory
 from ..position import bucket
 from ..segments import Visibility
-from .plan import Segment
-from .stack import NORM_EPS
+from .plan import Plan, Segment
+from .precision import choose_precision
+from .stack import NORM_EPS, Stack
 from .sublayers import AttentionSublayer, FeedForwardSublayer
 from .tape import Layout
 from .triples import Attention, Linear, Norm
@@ -40,6 +42,19 @@ class Problem(NamedTuple):
     attn_dropout: float
     ff_dropout: float
     eps: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, stack: Stack, x: Tensor, plan: Plan, visibility: Visibility | None) -> Problem:
+        """That of a stack, for an input like x under the autocast that is on."""
+        out_dtype, precision = choose_precision(x)
+        return cls(
+            layout=Layout(stack.config, plan, precision),
+            visibility=visibility,
+            out_dtype=out_dtype,
+            attn_dropout=stack.config.attn_dropout if stack.training else 0.0,
+            ff_dropout=stack.config.ff_dropout if stack.training else 0.0,
+            eps=[(block.attention.norm.eps, block.feedforward.norm.eps) for block in stack.blocks],
+        )
 
 
 class Inputs(NamedTuple):
@@ -66,6 +81,12 @@ class Inputs(NamedTuple):
     def of(cls, flat: Sequence[Tensor | None]) -> Inputs:
         """From the row that `flat` gives."""
         return cls(*flat[:6], flat[6:])  # type: ignore[arg-type,call-arg]
+
+    @classmethod
+    def of_stack(cls, stack: Stack, x: Tensor, memory: Memory) -> Inputs:
+        """x, the memory and the parameters of a stack."""
+        parameters = dict(stack.named_parameters())
+        return cls.of([x, *memory, *(parameters.get(name) for name in parameter_names(stack.config.depth))])
 
     def flat(self) -> list[Tensor | None]:
         """All tensors in one row."""

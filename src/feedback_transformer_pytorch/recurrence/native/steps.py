@@ -84,27 +84,23 @@ def _row(tensor: Tensor, row: int) -> int:
 class ForwardSteps:
     """Segments walked forward."""
 
-    def __init__(
-        self, walk: Walk, states: Tensor | None, places: list[Tensor], values: Values | None, masks: Masks
-    ) -> None:
+    def __init__(self, walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> None:
         """Sets up.
 
         Args:
             states: (L+1, T*B, D); None to keep nothing.
-            places: for each segment (L+1, R, D), its part of `states` or room for it.
             values, masks: of all segments; values None to keep nothing.
         """
         self._walk, self._kernel = walk, Kernel(walk, transposed=False)
-        self._states, self._places, self._values, self._masks = states, places, values, masks
-        self._counts = walk.layout.score_counts(walk.plan.segments)
-        self._scores = [0, *accumulate(self._counts)]
+        self._states, self._values, self._masks = states, values, masks
+        self._scores = [0, *accumulate(walk.layout.score_counts(walk.plan.segments))]
         self._calls: dict[int, tuple[structures.Forward, _Tables, Any]] = {}
         self._slot_bytes = walk.config.dim_head * walk.windows.buffer.element_size()
 
-    def step(self, segment: Segment) -> None:
-        """Takes a segment from `states[0]` to the top, and puts it into the memory."""
+    def step(self, segment: Segment, state: Tensor) -> None:
+        """Takes a segment from `state[0]` to the top, and puts it into the memory."""
         if segment.length not in self._calls:
-            self._calls[segment.length] = self._prepare(segment)
+            self._calls[segment.length] = self._prepare(segment, state)
         at, moving, _ = self._calls[segment.length]
         moving.move(segment.rows.start, self._scores[segment.index])
         kept = _fill(at.segment, self._walk, segment)
@@ -113,18 +109,18 @@ class ForwardSteps:
         self._kernel.forward(ctypes.byref(self._kernel.model), ctypes.byref(at))
         del kept
 
-    def _prepare(self, segment: Segment) -> tuple[structures.Forward, _Tables, Any]:
+    def _prepare(self, segment: Segment, state: Tensor) -> tuple[structures.Forward, _Tables, Any]:
         """For segments of this length, a structure, what moves with the segment, and what must be kept."""
         layout, x = self._walk.layout, self._walk.inputs.x
         at, moving, resting = structures.Forward(), _Tables(), _Tables()
         if self._states is None:
-            resting.rows(at.states, self._places[segment.index])
+            resting.rows(at.states, state)
         else:
             moving.rows(at.states, self._states)
         values, tables = self._values, moving
         if values is None:
             values, tables = layout.values([segment], x), resting
-        count = self._counts[segment.index]
+        (count,) = layout.score_counts([segment])
         tables.values(at.segment, values, count)
         tables.rows(at.middle, values.middle)
         tables.rows(at.hidden, values.hidden)

@@ -1,0 +1,88 @@
+"""The walk without gradients that goes on from call to call: for tokens that come one after another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..memory import Memory, newest
+from .applicability import why_not
+from .forward import steps_of
+from .plan import Plan, Segment
+from .stack import Stack
+from .tape import NO_MASKS
+from .walk import Inputs, Problem, Walk
+
+# Tokens that one walk is set up for: enough to forget what that costs, few enough for its buffers to stay small.
+TOKENS_AT_ONCE = 512
+
+
+class Incremental:
+    """Walks segment after segment, each as `fused` would on its own after those before.
+
+    What a call of `fused` sets up for itself, views, buffers, and weights as the compiled kernel reads them, is set up
+    once for many segments. The parameters, the mode and the autocast must therefore stay as they are.
+    """
+
+    def __init__(self, stack: Stack, like: Tensor, memory: Memory) -> None:
+        """Starts behind a memory, all of which is seen, for segments (B, S, D) like a (B, T, D)."""
+        self._stack, self._like = stack, like[:, :0].detach()
+        self._begin(memory)
+
+    @staticmethod
+    def applies(stack: Stack, like: Tensor, memory: Memory) -> bool:
+        """Whether it computes what the stack's modules say, and sees all of the memory."""
+        dropout = stack.training and (stack.config.attn_dropout > 0 or stack.config.ff_dropout > 0)
+        return memory.lengths is None and not dropout and why_not(stack, like) is None
+
+    @property
+    def memory(self) -> Memory:
+        """The newest M keys and values (B, n, G*E) up to here."""
+        carried = self._plan.carried + self._next * self._plan.seq_len
+        keys, values = self._walk.windows.everything(self._walk.problem.out_dtype)
+        return newest(keys[:, :carried], values[:, :carried], self._plan.mem_len)
+
+    def step(self, x: Tensor) -> Tensor:
+        """A whole segment (B, S, D) to its top states (B, S, D); it enters the memory."""
+        states = self.peek(x)
+        self._next += 1
+        return states
+
+    @torch.no_grad()
+    def peek(self, x: Tensor) -> Tensor:
+        """The beginning (B, 1 <= s <= S, D) of a segment to its top states; it leaves no trace.
+
+        Raises:
+            InputError: x is not like the one at the start, or longer than a segment.
+        """
+        like, seq_len = self._like, self._plan.seq_len
+        fits = x.shape[0] == like.shape[0] and 1 <= x.shape[1] <= seq_len and x.shape[2:] == like.shape[2:]
+        if not fits or x.dtype != like.dtype or x.device != like.device:
+            raise InputError(
+                f"x is {x.dtype} {tuple(x.shape)} on {x.device}; it must be {like.dtype} (batch={like.shape[0]}, "
+                f"1 to seq_len={seq_len}, dim={like.shape[2]}) on {like.device}, as at the start"
+            )
+        if self._next == len(self._plan.segments):
+            self._begin(self.memory)
+        batch, length = x.shape[:2]
+        start = self._next * seq_len
+        segment = Segment(self._next, start, length, slice(start * batch, (start + length) * batch))
+        if length not in self._states:
+            self._states[length] = self._like.new_empty(self._stack.config.depth + 1, batch * length, x.shape[2])
+        state = self._states[length]
+        state[0].copy_(x.flatten(0, 1))
+        with torch.autocast(x.device.type, enabled=False):
+            self._steps.step(segment, state)
+        return state[-1].view(x.shape).clone()
+
+    def _begin(self, memory: Memory) -> None:
+        config, like = self._stack.config, self._like
+        time = -(-TOKENS_AT_ONCE // config.seq_len) * config.seq_len
+        self._plan = Plan(like.shape[0], time, config.seq_len, config.mem_len, memory.keys.shape[1])
+        problem = Problem.of(self._stack, like, self._plan, None)
+        with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+            self._walk = Walk(problem, Inputs.of_stack(self._stack, like, memory))
+            self._steps = steps_of(self._walk, None, None, NO_MASKS)
+        self._states: dict[int, Tensor] = {}  # by length
+        self._next = 0

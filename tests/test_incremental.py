@@ -1,0 +1,108 @@
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cases import Case, cases, close
+from feedback_transformer_pytorch import FeedbackConfig, InputError, Memory
+from feedback_transformer_pytorch.generation import Reader
+from feedback_transformer_pytorch.memory import as_memory
+from feedback_transformer_pytorch.recurrence import Incremental, incremental, native
+from feedback_transformer_pytorch.recurrence.native.library import library
+
+FIELDS = {"num_tokens": 11, "dim": 8, "depth": 2, "mem_len": 4, "seq_len": 3, "heads": 2, "dim_head": 4}
+CASE = Case(FeedbackConfig(**FIELDS), 2, 8, 0, 0)
+
+
+@pytest.fixture(params=["kernel", "operations"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "operations":
+        monkeypatch.setattr(native, "applies", lambda walk: False)
+    elif library() is None:
+        pytest.skip("no compiler")
+    monkeypatch.setattr(native.kernel, "LEAST_SEGMENTS", 1)
+
+
+@pytest.mark.usefixtures("way")
+@given(cases(), st.integers(1, 9))
+def test_segment_by_segment_it_is_the_definition(case: Case, tokens_at_once: int) -> None:
+    """States of whole segments and of their beginnings, and the memory that is left."""
+    model, seq_len = case.model(implementation="stepwise"), case.config.seq_len
+    with torch.no_grad(), mock.patch.object(incremental, "TOKENS_AT_ONCE", tokens_at_once):
+        x = model.token_emb(case.tokens())
+        expected, left = model.decoder(x, case.memory(), return_memory=True)
+        walk = Incremental(model.decoder.stack, x, as_memory(case.memory(), x, case.config))
+        for segment, states in zip(x.split(seq_len, 1), expected.split(seq_len, 1), strict=True):
+            for length in range(2, segment.shape[1]):
+                close(model.decoder.norm(walk.peek(segment[:, :length])), states[:, :length])
+            last = segment.shape[1] < seq_len
+            close(model.decoder.norm(walk.peek(segment) if last else walk.step(segment)), states)
+    if case.time % seq_len == 0:
+        close(walk.memory.keys, left.keys)
+        close(walk.memory.values, left.values)
+
+
+def reads_like_calls(reader: Reader, **memory: Memory | None) -> None:
+    """Compares a reader with calls of its model over the whole text."""
+    tokens = CASE.tokens()
+    for read in range(tokens.shape[1]):
+        found = reader.read(tokens[:, read : read + 1])
+        whole = torch.nn.functional.pad(tokens[:, : read + 1], (0, -(read + 1) % 3))
+        close(found, reader.model(whole, **memory)[:, read])
+
+
+@pytest.mark.parametrize("name", ["", "decoder", "decoder.stack.layers.0"])
+@pytest.mark.filterwarnings("ignore:the fused recurrence steps aside")
+def test_hooks_are_called(name: str) -> None:
+    model, calls = CASE.model(), []
+    model.get_submodule(name).register_forward_hook(lambda *_: calls.append(1))
+    reader = Reader(model)
+    for read in range(CASE.time):
+        reader.read(CASE.tokens()[:, read : read + 1])
+    assert len(calls) >= CASE.time
+
+
+def test_rows_that_differ_in_what_they_see_are_read_by_calls() -> None:
+    memory = Memory(torch.randn(2, 3, 8).double(), torch.randn(2, 3, 8).double(), torch.tensor([1, 3]))
+    reads_like_calls(Reader(CASE.model(), memory), memory=memory)
+
+
+def test_dropout_is_drawn_as_in_calls() -> None:
+    model = Case(FeedbackConfig(**FIELDS, ff_dropout=0.5), 2, 8, 0, 0).model()
+    tokens = CASE.tokens()[:, :6]
+    torch.manual_seed(0)
+    found = Reader(model).read(tokens)
+    torch.manual_seed(0)
+    assert torch.equal(found, model(tokens)[:, -1])
+    assert not torch.equal(Reader(model).read(tokens), found)
+    reads_like_calls(Reader(model.eval()))
+
+
+@pytest.mark.usefixtures("way")
+def test_under_autocast_it_is_a_call() -> None:
+    model, tokens = CASE.model().float(), CASE.tokens()[:, :6]
+    with torch.autocast("cpu"):
+        found, expected = Reader(model).read(tokens), model(tokens)[:, -1]
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 3, 8), torch.zeros(2, 4, 8), torch.zeros(2, 0, 8), torch.zeros(2, 3, 9)])
+def test_what_is_not_like_the_start_is_refused(x: torch.Tensor) -> None:
+    model = CASE.model()
+    like = torch.zeros(2, 5, 8, dtype=torch.float64)
+    walk = Incremental(model.decoder.stack, like, as_memory(None, like, CASE.config))
+    for wrong in (x.double(), torch.zeros(2, 3, 8)):
+        with pytest.raises(InputError, match=r"it must be torch.float64 \(batch=2, 1 to seq_len=3, dim=8\)"):
+            walk.step(wrong)
+    walk.step(like[:, :3])
+
+
+def test_a_reader_goes_on_after_a_wrong_token() -> None:
+    reader, tokens = Reader(CASE.model()), CASE.tokens()
+    reader.read(tokens[:, :4])
+    with pytest.raises(InputError, match="token 11"):
+        reader.read(torch.tensor([[11], [0]]))
+    close(reader.read(tokens[:, 4:6]), reader.model(tokens[:, :6])[:, -1])
