@@ -1,7 +1,7 @@
 """Time of a token in generation for one row, the contestants in turns within one run.
 
-"calls" is the model of "fused" with a call for every token, as 0.0.11 has it, which is left out where segments are longer
-than a token: its memory knows whole ones only.
+"calls" is the model of "fused" with a call for every token, which is how 0.0.11 is used. That is left out where
+segments are longer than a token: its memory knows whole ones only.
 
 python benchmarks/generation.py --shapes b e
 """

@@ -32,8 +32,8 @@ constexpr int kVectorBytes = 16;
 constexpr int kTileRows = kVectorBytes == 64 ? 12 : 6;
 // How far ahead of its use a weight is fetched when it is used by one tile only.
 constexpr Index kAheadBytes = 4096;
-// The same in each of several streams, in rows of a panel.
-constexpr Index kStreamAhead = 3;
+// The same in each of several streams.
+constexpr Index kStreamAheadBytes = 384;
 // Of a window's rows.
 constexpr Index kWindowStreams = 8;
 constexpr Index kLine = 64;
@@ -242,10 +242,10 @@ void tile(const Real* x, Index stride, const Weight* panel, Index depth, const c
 // what the next panel, `to_next` rows behind the ends, begins with.
 template <class Weight, class Real, int Rows>
 void streamed_tile(const Real* x, Index stride, const Weight* panel, Index depth, Index streams, Index to_next, Real* out) {
-    constexpr Index row = kPanel<Real>;
+    constexpr Index row = kPanel<Real>, rows_ahead = kStreamAheadBytes / (row * sizeof(Weight));
     Totals<Real, Rows> totals(out);
     for (Index i = 0; i < depth; ++i) {
-        const Index ahead = (kStreamAhead + (i + kStreamAhead < depth ? 0 : to_next)) * row;
+        const Index ahead = (rows_ahead + (i + rows_ahead < depth ? 0 : to_next)) * row;
         for (Index k = i; k < streams * depth; k += depth) {
             const Weight* from = panel + k * row;
             __builtin_prefetch(from + ahead);
