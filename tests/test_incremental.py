@@ -89,14 +89,17 @@ def test_under_autocast_it_is_a_call() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(1, 3, 8), torch.zeros(2, 4, 8), torch.zeros(2, 0, 8), torch.zeros(2, 3, 9)])
-def test_what_is_not_like_the_start_is_refused(x: torch.Tensor) -> None:
+@pytest.mark.parametrize("shape", [(1, 3, 8), (2, 4, 8), (2, 0, 8), (2, 3, 9)])
+def test_what_is_not_like_the_start_is_refused(shape: tuple[int, ...]) -> None:
     model = CASE.model()
     like = torch.zeros(2, 5, 8, dtype=torch.float64)
     walk = Incremental(model.decoder.stack, like, as_memory(None, like, CASE.config))
-    for wrong in (x.double(), torch.zeros(2, 3, 8)):
-        with pytest.raises(InputError, match=r"it must be torch.float64 \(batch=2, 1 to seq_len=3, dim=8\)"):
-            walk.step(wrong)
+    for wrong in (torch.zeros(shape).double(), torch.zeros(2, 3, 8)):
+        for way, shortest in ((walk.step, 3), (walk.peek, 1)):
+            with pytest.raises(InputError, match=rf"must be torch.float64 \(batch=2, {shortest} to seq_len=3, dim=8\)"):
+                way(wrong)
+    with pytest.raises(InputError, match="3 to seq_len=3"):
+        walk.step(like[:, :2])
     walk.step(like[:, :3])
 
 

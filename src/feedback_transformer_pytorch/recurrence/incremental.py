@@ -44,29 +44,40 @@ class Incremental:
         return newest(keys[:, :carried], values[:, :carried], self._plan.mem_len)
 
     def step(self, x: Tensor) -> Tensor:
-        """A whole segment (B, S, D) to its top states (B, S, D); it enters the memory."""
-        states = self.peek(x)
+        """A whole segment (B, S, D) to its top states (B, S, D); it enters the memory.
+
+        Raises:
+            InputError: x is not like the one at the start, or no whole segment.
+        """
+        self._check(x, self._plan.seq_len)
+        states = self._walk_to_top(x)
         self._next += 1
         return states
 
-    @torch.no_grad()
     def peek(self, x: Tensor) -> Tensor:
-        """The beginning (B, 1 <= s <= S, D) of a segment to its top states; it leaves no trace.
+        """The beginning (B, 1 <= s <= S, D) of a segment to its top states (B, s, D); it leaves no trace.
 
         Raises:
             InputError: x is not like the one at the start, or longer than a segment.
         """
+        self._check(x, 1)
+        return self._walk_to_top(x)
+
+    def _check(self, x: Tensor, shortest: int) -> None:
         like, seq_len = self._like, self._plan.seq_len
-        fits = x.shape[0] == like.shape[0] and 1 <= x.shape[1] <= seq_len and x.shape[2:] == like.shape[2:]
+        fits = x.shape[0] == like.shape[0] and shortest <= x.shape[1] <= seq_len and x.shape[2:] == like.shape[2:]
         if not fits or x.dtype != like.dtype or x.device != like.device:
             raise InputError(
                 f"x is {x.dtype} {tuple(x.shape)} on {x.device}; it must be {like.dtype} (batch={like.shape[0]}, "
-                f"1 to seq_len={seq_len}, dim={like.shape[2]}) on {like.device}, as at the start"
+                f"{shortest} to seq_len={seq_len}, dim={like.shape[2]}) on {like.device}, as at the start"
             )
+
+    @torch.no_grad()
+    def _walk_to_top(self, x: Tensor) -> Tensor:
         if self._next == len(self._plan.segments):
             self._begin(self.memory)
         batch, length = x.shape[:2]
-        start = self._next * seq_len
+        start = self._next * self._plan.seq_len
         segment = Segment(self._next, start, length, slice(start * batch, (start + length) * batch))
         if length not in self._states:
             self._states[length] = self._like.new_empty(self._stack.config.depth + 1, batch * length, x.shape[2])
