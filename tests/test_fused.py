@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cases import NUM_TOKENS, Case, cases, close, largest
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
 from feedback_transformer_pytorch.recurrence import fused, plan, products, stepwise
-from feedback_transformer_pytorch.recurrence.native import kernel
+from feedback_transformer_pytorch.recurrence.native import applicability
 
 CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=4, seq_len=2, heads=2, dim_head=3)
 EXPLODED = 1e5
@@ -40,10 +40,10 @@ def steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """What walks the steps; and small tests must have several blocks and chunks too."""
     monkeypatch.setattr(plan, "BLOCK_QUERIES", 4)
     monkeypatch.setattr(plan, "CHUNK_ROWS", 20)
-    monkeypatch.setattr(kernel, "LEAST_SEGMENTS", 1)
+    monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
     if request.param == "torch":
-        monkeypatch.setattr(kernel, "library", lambda: None)
-    elif kernel.library() is None:
+        monkeypatch.setattr(applicability, "library", lambda: None)
+    elif applicability.library() is None:
         pytest.skip("no C++ compiler")
     return str(request.param)
 

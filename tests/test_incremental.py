@@ -9,7 +9,8 @@ from cases import Case, cases, close
 from feedback_transformer_pytorch import FeedbackConfig, InputError, Memory
 from feedback_transformer_pytorch.generation import Reader
 from feedback_transformer_pytorch.memory import as_memory
-from feedback_transformer_pytorch.recurrence import Incremental, incremental, native
+from feedback_transformer_pytorch.recurrence import Incremental, incremental
+from feedback_transformer_pytorch.recurrence.native import applicability
 from feedback_transformer_pytorch.recurrence.native.library import library
 
 FIELDS = {"num_tokens": 11, "dim": 8, "depth": 2, "mem_len": 4, "seq_len": 3, "heads": 2, "dim_head": 4}
@@ -19,10 +20,10 @@ CASE = Case(FeedbackConfig(**FIELDS), 2, 8, 0, 0)
 @pytest.fixture(params=["kernel", "operations"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "operations":
-        monkeypatch.setattr(native, "applies", lambda walk: False)
+        monkeypatch.setattr(applicability, "library", lambda: None)
     elif library() is None:
         pytest.skip("no compiler")
-    monkeypatch.setattr(native.kernel, "LEAST_SEGMENTS", 1)
+    monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
 
 
 @pytest.mark.usefixtures("way")

@@ -18,7 +18,7 @@ from torch import Tensor
 from cases import NUM_TOKENS, Case, close
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.recurrence import backward
-from feedback_transformer_pytorch.recurrence.native import kernel, structures
+from feedback_transformer_pytorch.recurrence.native import applicability, kernel, structures
 from feedback_transformer_pytorch.recurrence.native.library import SOURCE, SWITCH, library
 from test_fused import run, same
 
@@ -30,7 +30,7 @@ needs_kernel = pytest.mark.usefixtures("built")
 
 @pytest.fixture(autouse=True)
 def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "LEAST_SEGMENTS", 1)
+    monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
     monkeypatch.setattr(kernel, "WORK_TO_SHARE", 0)
 
 
@@ -67,7 +67,9 @@ def test_every_width_of_a_head(dim_head: int, seq_len: int) -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("dim_head", [4, 16, 24, 32, 64, 128])
-def test_float32_is_as_near_to_float64_as_the_definition_is(dim_head: int) -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_float32_is_as_near_to_float64_as_the_definition_is(dim_head: int, seed: int) -> None:
+    torch.manual_seed(seed)
     model = FeedbackTransformer.from_config(dataclasses.replace(CONFIG, dim_head=dim_head))
     x = torch.randint(0, NUM_TOKENS, (14, 60))
     model.implementation = "stepwise"
@@ -114,7 +116,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 def test_too_many_rows_are_left_to_the_matrix_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, taken = library(), []
     assert compiled is not None
-    monkeypatch.setattr(backward.native, "BackwardSteps", lambda *args: taken.append(args))
+    monkeypatch.setattr(backward, "BackwardSteps", lambda *args: taken.append(args))
     case = Case(dataclasses.replace(CONFIG, dim=8), batch=compiled.most_rows() + 1, time=2, memory_slots=0, seed=0)
     same(results(case, "fused"), results(case, "stepwise"))
     assert not taken
@@ -143,10 +145,14 @@ def _declared(declaration: str) -> list[str]:
 
 
 @needs_kernel
-@pytest.mark.parametrize("attn_dropout", [0.0, 0.2])
-def test_recomputed_values_are_those_of_rounded_weights(attn_dropout: float) -> None:
-    """Under autocast: what `recompute` computes once more is what the kernel computed."""
-    model = FeedbackTransformer.from_config(dataclasses.replace(CONFIG, attn_dropout=attn_dropout))
+@pytest.mark.parametrize("dim_head", [1, 4, 8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize(("attn_dropout", "seq_len"), [(0.0, 1), (0.2, 1), (0.0, 3)])
+def test_recomputed_values_are_those_of_rounded_weights_and_memory(
+    attn_dropout: float, seq_len: int, dim_head: int
+) -> None:
+    """Under autocast: what `recompute` computes once more, by torch's operations, is what the kernel computed."""
+    config = dataclasses.replace(CONFIG, attn_dropout=attn_dropout, seq_len=seq_len, dim_head=dim_head)
+    model = FeedbackTransformer.from_config(config)
     x, found = torch.randint(0, NUM_TOKENS, (3, 40)), []
     for recompute in (False, True):
         model.decoder.recompute = recompute
@@ -155,6 +161,21 @@ def test_recomputed_values_are_those_of_rounded_weights(attn_dropout: float) -> 
             found.append(run(model, x, None))
     for name, tensor in found[0].items():
         close(found[1][name].double(), tensor.double(), 2e-5)
+
+
+@needs_kernel
+def test_under_autocast_a_carried_memory_is_the_one_that_was_walked() -> None:
+    """It is in bf16 within a call too, so that cutting a text into calls changes nothing."""
+    model = FeedbackTransformer.from_config(CONFIG)
+    x = torch.randint(0, NUM_TOKENS, (3, 40))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        whole, left = model(x, return_memory=True)
+        first, memory = model(x[:, :20], return_memory=True)
+        second, found = model(x[:, 20:], memory, return_memory=True)
+    assert left.keys.dtype == torch.bfloat16
+    assert torch.equal(torch.cat([first, second], 1), whole)
+    assert torch.equal(found.keys, left.keys)
+    assert torch.equal(found.values, left.values)
 
 
 @needs_kernel
@@ -241,7 +262,7 @@ def test_without_it_the_walk_is_the_same(
         assert library.__wrapped__() is None
     (said,) = caplog.messages
     assert reason in said
-    monkeypatch.setattr(kernel, "library", library.__wrapped__)
+    monkeypatch.setattr(applicability, "library", library.__wrapped__)
     case = Case(CONFIG, batch=2, time=20, memory_slots=0, seed=0)
     same(results(case, "fused"), results(case, "stepwise"))
 

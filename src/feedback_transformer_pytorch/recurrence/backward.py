@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
 from .chunk import Chunk
+from .native.steps import BackwardSteps
 from .plan import Segment
 from .room import Room
 from .tape import Masks, Values
@@ -36,7 +36,7 @@ class _BackwardWalk:
         self.bias = torch.zeros_like(walk.windows.by_distance)
         self.room = Room()
         self.mix = None if walk.mix_weight is None else torch.zeros_like(walk.mix_weight)
-        self.steps = (native.BackwardSteps if native.applies(walk) else _Steps)(walk, self.memory, self.bias)
+        self.steps = (BackwardSteps if walk.problem.compiled else _Steps)(walk, self.memory, self.bias)
 
     def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
         walk, plan, inputs = self.walk, self.plan, self.walk.inputs
@@ -94,7 +94,7 @@ class _BackwardWalk:
     def _again(self, segments: list[Segment], states: Tensor, values: Values, masks: Masks) -> None:
         """Computes a chunk's values once more from its states: products in bulk, attention step by step."""
         walk, steps = self.walk, self.layout.steps(segments, values, masks, states)
-        windows = [walk.windows.window(segment) for segment in segments]
+        windows = walk.windows.windows(segments)
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
             attention.project(states[layer], values.q[layer], None if values.own is None else values.own[layer])
             for window, at in zip(windows, steps, strict=True):
@@ -132,7 +132,8 @@ class _BackwardWalk:
             attention.accumulate(chunk.grad_middles[layer])
         walk.to_kv.accumulate(chunk.grad_kv, chunk.stored)
         if self.mix is not None:
-            self.mix.add_(torch.mv(chunk.states.flatten(1), chunk.grad_mixed.flatten()))
+            # What the layers have in common cancels in the softmax: so `sum`, which adds in pairs, and no dot product.
+            self.mix.add_(torch.stack([(state * chunk.grad_mixed).sum() for state in chunk.states]))
 
 
 class _Steps:

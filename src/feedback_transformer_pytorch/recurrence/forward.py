@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..layers import keep_mask
-from . import native
+from .native.steps import ForwardSteps
 from .plan import Segment
 from .tape import NO_MASKS, Keep, Masks, Step, Values
 from .walk import Walk
@@ -57,7 +57,7 @@ class Steps(Protocol):
 
 def steps_of(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> Steps:
     """The walk's steps, compiled where that applies; arguments are those of `forward`."""
-    return (native.ForwardSteps if native.applies(walk) else _Steps)(walk, states, values, masks)
+    return (ForwardSteps if walk.problem.compiled else _Steps)(walk, states, values, masks)
 
 
 class _Steps:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..memory import Memory
 from ..position import bucket
 from ..segments import Visibility
+from .native.applicability import applies
 from .plan import Plan, Segment
 from .precision import choose_precision
 from .stack import NORM_EPS, Stack
@@ -31,12 +32,14 @@ class Problem(NamedTuple):
     """What a walk is about, besides tensors that have gradients.
 
     Attributes:
+        compiled: whether the kernel walks the steps.
         out_dtype: the type of the keys and values that come out.
         attn_dropout, ff_dropout: the dropouts that are on.
         eps: of each block, those of its two norms.
     """
 
     layout: Layout
+    compiled: bool
     visibility: Visibility | None
     out_dtype: torch.dtype
     attn_dropout: float
@@ -47,8 +50,12 @@ class Problem(NamedTuple):
     def of(cls, stack: Stack, x: Tensor, plan: Plan, visibility: Visibility | None) -> Problem:
         """That of a stack, for an input like x under the autocast that is on."""
         out_dtype, precision = choose_precision(x)
+        compiled = applies(plan, precision, x)
+        if compiled:  # it reads the memory in the type of the weights
+            precision = precision._replace(memory=precision.weights)
         return cls(
             layout=Layout(stack.config, plan, precision),
+            compiled=compiled,
             visibility=visibility,
             out_dtype=out_dtype,
             attn_dropout=stack.config.attn_dropout if stack.training else 0.0,

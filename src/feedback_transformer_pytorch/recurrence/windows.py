@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class Windows:
         """The buffer with the carried keys and values (B, carried, G*E) in place."""
         plan, config = layout.plan, layout.config
         groups = plan.batch * (config.kv_heads or config.heads)
-        buffer = keys.new_empty(2, groups, plan.slots + plan.time, config.dim_head, dtype=layout.precision.attention)
+        buffer = keys.new_empty(2, groups, plan.slots + plan.time, config.dim_head, dtype=layout.precision.memory)
         buffer[:, :, : plan.slots - plan.carried] = 0
         for place, carried in zip(buffer, (keys, values), strict=True):
             heads = carried.unflatten(-1, (-1, config.dim_head)).transpose(1, 2)
@@ -60,9 +62,18 @@ class Windows:
 
     def window(self, segment: Segment) -> Window:
         """What a segment sees."""
-        bias, seeing = self.bias(segment, self._layout.plan.filled(segment))
-        keys, values = self.buffer[:, :, segment.start : segment.start + self._layout.plan.slots].unbind(0)
-        return Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing)
+        return self.windows([segment])[0]
+
+    def windows(self, segments: Sequence[Segment]) -> list[Window]:
+        """What consecutive segments see."""
+        plan, first = self._layout.plan, segments[0].start
+        seen = self.buffer[:, :, first : segments[-1].start + plan.slots].to(self._layout.precision.attention)
+        found = []
+        for segment in segments:
+            keys, values = seen[:, :, segment.start - first :][:, :, : plan.slots].unbind(0)
+            bias, seeing = self.bias(segment, plan.filled(segment))
+            found.append(Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing))
+        return found
 
     def bias(self, segment: Segment, filled: int) -> tuple[Tensor, Tensor | None]:
         """The bias (BG, Q, n + own) and `seeing` (R, 1) of a segment whose window has `filled` slots with a token."""

@@ -50,6 +50,27 @@ template <class Real, int Lanes> struct VectorOf {
 };
 template <class Real> using Vector = typename VectorOf<Real, kLanes<Real>>::type;
 
+struct Bf16 {
+    uint16_t bits;
+};
+
+inline float widened(Bf16 number) {
+    const uint32_t bits = uint32_t(number.bits) << 16;
+    float found;
+    std::memcpy(&found, &bits, sizeof found);
+    return found;
+}
+inline float widened(float number) { return number; }
+inline double widened(double number) { return number; }
+
+inline void round_to(float& to, float value) { to = value; }
+inline void round_to(double& to, double value) { to = value; }
+inline void round_to(Bf16& to, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    to.bits = value == value ? uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16) : 0x7fc0;  // to nearest, ties to even
+}
+
 template <class Real> Vector<Real> load(const Real* from) {
     Vector<Real> found;
     std::memcpy(&found, from, sizeof found);
@@ -58,27 +79,37 @@ template <class Real> Vector<Real> load(const Real* from) {
 
 template <class Real> void store(Real* to, const Vector<Real>& vector) { std::memcpy(to, &vector, sizeof vector); }
 
-// Sums of neighbours, first those of a, then those of b.
-template <class Real, int... Lane>
-Vector<Real> add_neighbours(const Vector<Real>& a, const Vector<Real>& b, std::integer_sequence<int, Lane...>) {
+// For each lane the one that `Pick` names for it, of those of a and then those of b.
+template <class Real, class Pick, int... Lane>
+Vector<Real> picked(const Vector<Real>& a, const Vector<Real>& b, Pick pick, std::integer_sequence<int, Lane...>) {
 #if defined(__clang__)
-    return __builtin_shufflevector(a, b, 2 * Lane...) + __builtin_shufflevector(a, b, 2 * Lane + 1 ...);
+    return __builtin_shufflevector(a, b, pick(Lane)...);
 #else
-    using Lane_ = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-    constexpr Vector<Lane_> even = {2 * Lane...}, odd = {2 * Lane + 1 ...};
-    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+    constexpr Vector<std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>> lanes = {pick(Lane)...};
+    return __builtin_shuffle(a, b, lanes);
 #endif
 }
+template <class Real, class Pick> Vector<Real> picked(const Vector<Real>& a, const Vector<Real>& b, Pick pick) {
+    return picked<Real>(a, b, pick, std::make_integer_sequence<int, kLanes<Real>>());
+}
+
+// Of a and b one behind the other: every other lane; and one of a, one of b in turn, of their first or their last lanes.
+constexpr auto kEven = [](int lane) { return 2 * lane; };
+constexpr auto kOdd = [](int lane) { return 2 * lane + 1; };
+template <class Real> constexpr auto kFirstInTurn = [](int lane) { return lane / 2 + lane % 2 * kLanes<Real>; };
+template <class Real> constexpr auto kLastInTurn = [](int lane) {
+    return (kLanes<Real> + lane) / 2 + lane % 2 * kLanes<Real>;
+};
 
 // The sums of the first `Count` vectors, in their order.
 template <class Real, int Count = kLanes<Real>> Vector<Real> sums(Vector<Real>* vectors) {
     if constexpr (Count == 1) {
         return vectors[0];
     } else {
-        constexpr std::make_integer_sequence<int, kLanes<Real>> lanes;
 #pragma GCC unroll 8
         for (int i = 0; i < Count / 2; ++i) {
-            vectors[i] = add_neighbours<Real>(vectors[2 * i], vectors[2 * i + 1], lanes);
+            const Vector<Real>&a = vectors[2 * i], &b = vectors[2 * i + 1];
+            vectors[i] = picked<Real>(a, b, kEven) + picked<Real>(a, b, kOdd);
         }
         return sums<Real, Count / 2>(vectors);
     }
@@ -142,7 +173,7 @@ template <class Real> struct Model {
 // What both directions see of a segment. R = batch * length rows.
 template <class Real> struct Segment {
     Index length, own, hidden_slots;  // own: keys of the segment itself, 0 or its length
-    const Real *keys, *values;        // its window, (BG, n, E)
+    const void *keys, *values;        // its window, (BG, n, E), in the type of the weights
     const Real* bias;                 // (BG, Q, n + own)
     const uint8_t* seeing;            // (R,) or null
     Real* weights;                    // room: (members of the team, n + own)
@@ -154,7 +185,7 @@ template <class Real> struct Forward {
     Segment<Real> segment;
     Layers<Real> states, middle, hidden;
     Layers<const Real> keep_hidden;
-    Real *new_keys, *new_values;        // (BG, s, E), the segment's slots
+    void *new_keys, *new_values;        // (BG, s, E), the segment's slots
     Real *normed, *product, *kv;        // room: (R, D), (R, F), (R, 2*G*E)
 };
 
@@ -180,17 +211,13 @@ template <class Real> struct Backward {
 
 // ---- Products with packed weights ----
 
-struct Bf16 {
-    uint16_t bits;
-};
-
-template <class Real> void load_panel(const Real* from, Vector<Real> (&to)[2]) {
+template <class Real> void load_two(const Real* from, Vector<Real>* to) {
     to[0] = load<Real>(from);
     to[1] = load<Real>(from + kLanes<Real>);
 }
 
-// Two bf16 share a word: the low half belongs to the first vector, the high half to the second.
-inline void load_panel(const Bf16* from, Vector<float> (&to)[2]) {
+// Two bf16 share a word: the low half goes to the first vector, the high half to the second.
+inline void load_two(const Bf16* from, Vector<float>* to) {
     typedef VectorOf<uint32_t, kLanes<float>>::type Words;
     Words words;
     std::memcpy(&words, from, sizeof words);
@@ -203,7 +230,7 @@ template <class Real, int Rows> struct Totals {
     Vector<Real> sums[Rows][2];
 
     explicit Totals(const Real* from) {
-        for (int row = 0; row < Rows; ++row) load_panel(from + row * kPanel<Real>, sums[row]);
+        for (int row = 0; row < Rows; ++row) load_two(from + row * kPanel<Real>, sums[row]);
     }
 
     // Adds x (Rows,), a column of numbers `stride` apart, times a row of a panel.
@@ -232,7 +259,7 @@ void tile(const Real* x, Index stride, const Weight* panel, Index depth, const c
         __builtin_prefetch(ahead);
         if constexpr (Twice) __builtin_prefetch(ahead + kLine);
         Vector<Real> weight[2];
-        load_panel(panel + k * kPanel<Real>, weight);
+        load_two(panel + k * kPanel<Real>, weight);
         totals.add(x + k, stride, weight);
     }
     totals.save(out);
@@ -251,7 +278,7 @@ void streamed_tile(const Real* x, Index stride, const Weight* panel, Index depth
             __builtin_prefetch(from + ahead);
             if constexpr (row * sizeof(Weight) > kLine) __builtin_prefetch(from + ahead + row / 2);
             Vector<Real> weight[2];
-            load_panel(from, weight);
+            load_two(from, weight);
             totals.add(x + k, stride, weight);
         }
     }
@@ -415,42 +442,79 @@ template <class Real> Real density(Real x) { return Real(0.39894228040143267794)
 
 // ---- Attention ----
 
+// The vectors of a row, and the numbers of a row in the same order: that in which `load_two` finds bf16.
+template <class Real, int Vectors, class Number> void load_row(const Number* from, Vector<Real> (&to)[Vectors]) {
+    if constexpr (Vectors == 1) {
+        to[0] = load<Real>(from);
+    } else {
+        for (int v = 0; v < Vectors; v += 2) load_two(from + v * kLanes<Real>, to + v);
+    }
+}
+template <class Number, class Real, int Vectors> void load_alike(const Real* from, Vector<Real> (&to)[Vectors]) {
+    load_row<Real, Vectors>(from, to);
+    if constexpr (!std::is_same_v<Number, Real>) {
+        for (int v = 0; v < Vectors; v += 2) {
+            const Vector<Real> a = to[v], b = to[v + 1];
+            to[v] = picked<Real>(a, b, kEven);
+            to[v + 1] = picked<Real>(a, b, kOdd);
+        }
+    }
+}
+
+// Adds what is in that order to `to`.
+template <class Number, class Real, int Vectors> void add_row(const Vector<Real> (&sums)[Vectors], Real* to) {
+    constexpr int lanes = kLanes<Real>;
+    if constexpr (std::is_same_v<Number, Real>) {
+        for (int v = 0; v < Vectors; ++v) store<Real>(to + v * lanes, load<Real>(to + v * lanes) + sums[v]);
+    } else {
+        for (int v = 0; v < Vectors; v += 2) {
+            Real* here = to + v * lanes;
+            store<Real>(here, load<Real>(here) + picked<Real>(sums[v], sums[v + 1], kFirstInTurn<Real>));
+            here += lanes;
+            store<Real>(here, load<Real>(here) + picked<Real>(sums[v], sums[v + 1], kLastInTurn<Real>));
+        }
+    }
+}
+
 // Fetches the index-th of `count` rows that will be read next into the second cache, from several streams in turn. Windows
 // are short, and begin far from each other: by themselves processors fetch too late.
-template <class Real, int Vectors> void fetch(const Real* rows, Index stride, Index count, Index index) {
+template <class Number, int Width> void fetch(const Number* rows, Index stride, Index count, Index index) {
     const Index part = (count + kWindowStreams - 1) / kWindowStreams;
     const Index place = index % kWindowStreams * part + index / kWindowStreams;
-    const Real* row = rows + std::min(place, count - 1) * stride;
-    for (int byte = 0; byte < Vectors * kVectorBytes; byte += kLine) {
+    const Number* row = rows + std::min(place, count - 1) * stride;
+    for (int byte = 0; byte < Width * int(sizeof(Number)); byte += kLine) {
         __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
     }
 }
 
 // out[j] = q . rows[j], for rows of `width` numbers, `stride` apart. Vectors: how many make up the width, 0 for any.
 // `next`, unless null, are rows like these that will be read next.
-template <class Real, int Vectors>
-void dots(const Real* q, const Real* rows, Index stride, Index count, Index width, Real* out, const Real* next = nullptr) {
+template <class Real, int Vectors, class Number>
+void dots(const Real* q, const Number* rows, Index stride, Index count, Index width, Real* out,
+          const Number* next = nullptr) {
     if constexpr (Vectors == 0) {
         for (Index j = 0; j < count; ++j) {
             Real total = 0;
 #pragma omp simd reduction(+ : total)
-            for (Index e = 0; e < width; ++e) total += q[e] * rows[j * stride + e];
+            for (Index e = 0; e < width; ++e) total += q[e] * widened(rows[j * stride + e]);
             out[j] = total;
         }
     } else {
         constexpr int lanes = kLanes<Real>;
         Vector<Real> query[Vectors];
-        for (int v = 0; v < Vectors; ++v) query[v] = load<Real>(q + v * lanes);
+        load_alike<Number, Real>(q, query);
         for (Index j = 0; j < count; j += lanes) {
             const Index last = std::min<Index>(lanes, count - j) - 1;
             Vector<Real> totals[lanes];
 #pragma GCC unroll 16
             for (int i = 0; i < lanes; ++i) {
-                const Real* row = rows + (j + std::min<Index>(i, last)) * stride;
-                if (next) fetch<Real, Vectors>(next, stride, count, j + i);
-                totals[i] = query[0] * load<Real>(row);
+                const Number* row = rows + (j + std::min<Index>(i, last)) * stride;
+                if (next) fetch<Number, Vectors * lanes>(next, stride, count, j + i);
+                Vector<Real> key[Vectors];
+                load_row<Real, Vectors>(row, key);
+                totals[i] = query[0] * key[0];
 #pragma GCC unroll 8
-                for (int v = 1; v < Vectors; ++v) totals[i] += query[v] * load<Real>(row + v * lanes);
+                for (int v = 1; v < Vectors; ++v) totals[i] += query[v] * key[v];
             }
             const Vector<Real> found = sums<Real>(totals);
             if (last + 1 == lanes) {
@@ -463,39 +527,42 @@ void dots(const Real* q, const Real* rows, Index stride, Index count, Index widt
 }
 
 // out += sum over j of weights[j] * rows[j]; the weights are `weight_stride` apart.
-template <class Real, int Vectors>
-void weighted(const Real* weights, Index weight_stride, const Real* rows, Index stride, Index count, Index width, Real* out,
-              const Real* next = nullptr) {
+template <class Real, int Vectors, class Number>
+void weighted(const Real* weights, Index weight_stride, const Number* rows, Index stride, Index count, Index width,
+              Real* out, const Number* next = nullptr) {
     if constexpr (Vectors == 0) {
         for (Index j = 0; j < count; ++j) {
 #pragma omp simd
-            for (Index e = 0; e < width; ++e) out[e] += weights[j * weight_stride] * rows[j * stride + e];
+            for (Index e = 0; e < width; ++e) out[e] += weights[j * weight_stride] * widened(rows[j * stride + e]);
         }
     } else {
-        Vector<Real> even[Vectors], odd[Vectors] = {};
-        for (int v = 0; v < Vectors; ++v) even[v] = load<Real>(out + v * kLanes<Real>);
+        constexpr int lanes = kLanes<Real>;
+        Vector<Real> even[Vectors] = {}, odd[Vectors] = {}, row[Vectors];
         Index j = 0;
         for (; j + 1 < count; j += 2) {
             if (next) {
-                fetch<Real, Vectors>(next, stride, count, j);
-                fetch<Real, Vectors>(next, stride, count, j + 1);
+                fetch<Number, Vectors * lanes>(next, stride, count, j);
+                fetch<Number, Vectors * lanes>(next, stride, count, j + 1);
             }
-            for (int v = 0; v < Vectors; ++v) {
-                even[v] += weights[j * weight_stride] * load<Real>(rows + j * stride + v * kLanes<Real>);
-                odd[v] += weights[(j + 1) * weight_stride] * load<Real>(rows + (j + 1) * stride + v * kLanes<Real>);
-            }
+            load_row<Real, Vectors>(rows + j * stride, row);
+            for (int v = 0; v < Vectors; ++v) even[v] += weights[j * weight_stride] * row[v];
+            load_row<Real, Vectors>(rows + (j + 1) * stride, row);
+            for (int v = 0; v < Vectors; ++v) odd[v] += weights[(j + 1) * weight_stride] * row[v];
         }
         if (j < count) {
-            for (int v = 0; v < Vectors; ++v) even[v] += weights[j * weight_stride] * load<Real>(rows + j * stride + v * kLanes<Real>);
+            load_row<Real, Vectors>(rows + j * stride, row);
+            for (int v = 0; v < Vectors; ++v) even[v] += weights[j * weight_stride] * row[v];
         }
-        for (int v = 0; v < Vectors; ++v) store<Real>(out + v * kLanes<Real>, even[v] + odd[v]);
+        for (int v = 0; v < Vectors; ++v) even[v] += odd[v];
+        add_row<Number, Real>(even, out);
     }
 }
 
-// Calls `run` with the number of vectors of a head as a constant where it is a usual one, otherwise with 0.
-template <class Real, class Run> void with_vectors(Index width, Run run) {
+// Calls `run` with the number of vectors of a head as a constant where it is a usual one, otherwise with 0. Bf16 is read in
+// twos.
+template <class Number, class Real, class Run> void with_vectors(Index width, Run run) {
     switch (width % kLanes<Real> ? 0 : width / kLanes<Real>) {
-        case 1: return run(std::integral_constant<int, 1>());
+        case 1: return run(std::integral_constant<int, std::is_same_v<Number, Real>>());
         case 2: return run(std::integral_constant<int, 2>());
         case 4: return run(std::integral_constant<int, 4>());
         case 8: return run(std::integral_constant<int, 8>());
@@ -525,12 +592,12 @@ template <class Real> Real exponentials(Real* scores, Index count, Real top) {
     return total;
 }
 
-template <class Real, int Vectors>
+template <class Stored, class Real, int Vectors>
 void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer, Index pair, Real* weights) {
     const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
     const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
-    const Real* keys = segment.keys + pair * model.pair_stride + hidden * width;
-    const Real* values = segment.values + pair * model.pair_stride + hidden * width;
+    const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + hidden * width;
+    const Stored* values = static_cast<const Stored*>(segment.values) + pair * model.pair_stride + hidden * width;
     const Index group = pair % model.groups, first_row = pair / model.groups * segment.length;
     const Real* own_keys = own ? segment.own_kv[layer] + first_row * model.kv() + group * width : nullptr;
     for (Index query = 0; query < model.heads_per_group * segment.length; ++query) {
@@ -563,15 +630,15 @@ void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer,
     }
 }
 
-template <class Real, int Vectors>
+template <class Stored, class Real, int Vectors>
 void attend_backward(const Team& team, const Model<Real>& model, const Backward<Real>& at_step, Index layer, Index pair,
                      Real* weights) {
     const Segment<Real>& segment = at_step.segment;
     const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
     const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
     const Index queries = model.heads_per_group * segment.length;
-    const Real* keys = segment.keys + pair * model.pair_stride + hidden * width;
-    const Real* values = segment.values + pair * model.pair_stride + hidden * width;
+    const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + hidden * width;
+    const Stored* values = static_cast<const Stored*>(segment.values) + pair * model.pair_stride + hidden * width;
     const Index group = pair % model.groups, first_row = pair / model.groups * segment.length;
     const Index own_offset = first_row * model.kv() + group * width, own_values = model.groups * width;
     const Real* own_keys = own ? segment.own_kv[layer] + own_offset : nullptr;
@@ -639,7 +706,7 @@ template <class Real> void slot_gradient(const Team& team, const Model<Real>& mo
             Real* to = at.grad_kv + (pair / model.groups * length + token) * model.kv() +
                        (half * model.groups + pair % model.groups) * width;
             std::copy_n(at.total + half * at.total_stride + pair * model.pair_stride + token * width, width, to);
-            with_vectors<Real>(width, [&](auto vectors_of) {
+            with_vectors<Real, Real>(width, [&](auto vectors_of) {
                 weighted<Real, decltype(vectors_of)::value>(band + token, at.columns, vectors, width, lines - later, width, to);
             });
         }
@@ -689,9 +756,9 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
         if (segment.own) product_to<Weight>(team, at.normed, rows, model.to_kv, segment.own_kv[layer]);
         team.barrier();
         const auto [begin, end] = team.share(model.pairs());
-        with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+        with_vectors<Weight, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend<Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
+                attend<Weight, Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
             }
         });
         team.barrier();
@@ -752,8 +819,11 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
             const Index pair = row / segment.length * model.groups + group;
             const Index slot = pair * model.pair_stride + row % segment.length * model.width;
             const Real* from = at.kv + row * model.kv() + group * model.width;
-            std::copy_n(from, model.width, at.new_keys + slot);
-            std::copy_n(from + model.groups * model.width, model.width, at.new_values + slot);
+            auto *keys = static_cast<Weight*>(at.new_keys) + slot, *values = static_cast<Weight*>(at.new_values) + slot;
+            for (Index e = 0; e < model.width; ++e) {
+                round_to(keys[e], from[e]);
+                round_to(values[e], from[model.groups * model.width + e]);
+            }
         }
     }
 }
@@ -820,9 +890,9 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         product_to<Weight>(team, at.grad_middle[layer], rows, block.to_out, at.grad_out);
         team.barrier();
         const auto [begin, end] = team.share(model.pairs());
-        with_vectors<Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+        with_vectors<Weight, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend_backward<Real, decltype(vectors)::value>(team, model, at, layer, pair, weights);
+                attend_backward<Weight, Real, decltype(vectors)::value>(team, model, at, layer, pair, weights);
             }
         });
         team.barrier();
@@ -854,7 +924,7 @@ template <class Real> void end_block(const Team& team, const Model<Real>& model,
     for (Index half_pair = begin; half_pair < end; ++half_pair) {
         const Index half = half_pair / model.pairs(), pair = half_pair % model.pairs();
         Real* to = at.total + half * at.total_stride + pair * model.pair_stride - model.slots * model.width;
-        with_vectors<Real>(model.width, [&](auto vectors) {
+        with_vectors<Real, Real>(model.width, [&](auto vectors) {
             transposed_product<Real, decltype(vectors)::value>(
                 at.band + half_pair * lines * at.columns, at.columns, at.vectors + half_pair * lines * model.width, lines,
                 model.slots, model.width, to);
@@ -863,14 +933,6 @@ template <class Real> void end_block(const Team& team, const Model<Real>& model,
 }
 
 // ---- Packing ----
-
-inline void round_to(float& to, float value) { to = value; }
-inline void round_to(double& to, double value) { to = value; }
-inline void round_to(Bf16& to, float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    to.bits = value == value ? uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16) : 0x7fc0;  // to nearest, ties to even
-}
 
 // Where a panel's column lies in it.
 template <class Weight, class Real> constexpr Index column_at(Index column) {

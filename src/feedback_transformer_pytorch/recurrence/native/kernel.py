@@ -11,33 +11,13 @@ from torch import Tensor
 from ..triples import Norm
 from ..walk import Block, Walk
 from . import structures
-from .library import TYPES, library
+from .library import library, name_of
 
-# For fewer segments preparing the weights takes longer than it saves.
-LEAST_SEGMENTS = 8
 # Multiply-adds of a layer from which on waking other threads pays.
 WORK_TO_SHARE = 2**19
 # Bytes of weights from which on they do not stay in the caches between two steps, and are read in this many streams. An
 # odd number, so that the same columns of rows a power of two long do not fall on the same places of the nearest cache.
 BYTES_TO_STREAM, STREAMS = 2**25, 7
-
-
-def applies(walk: Walk) -> bool:
-    """Whether the kernel computes this walk."""
-    plan, precision, x = walk.plan, walk.layout.precision, walk.inputs.x
-    if x.device.type != "cpu" or (precision.products, precision.attention) != (x.dtype, x.dtype):
-        return False
-    if x.dtype not in (torch.float32, torch.float64) or _name(precision.weights) not in TYPES:
-        return False
-    if len(plan.segments) < LEAST_SEGMENTS:
-        return False
-    compiled = library()
-    # With more rows a step's products are large enough for a matrix library, and it is the better one.
-    return compiled is not None and max(plan.row_counts) <= compiled.most_rows()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 class Kernel:
@@ -52,7 +32,7 @@ class Kernel:
         compiled = library()
         assert compiled is not None
         self._packed_dtype = walk.layout.precision.weights
-        name = _name(self._packed_dtype)
+        name = name_of(self._packed_dtype)
         self._pack, self._panel = getattr(compiled, f"pack_{name}"), getattr(compiled, f"panel_{name}")()
         self.forward, self.backward = getattr(compiled, f"forward_{name}"), getattr(compiled, f"backward_{name}")
         self.end_block = getattr(compiled, f"end_block_{name}")

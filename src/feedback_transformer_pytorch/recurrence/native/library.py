@@ -16,13 +16,21 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 SOURCE = Path(__file__).with_name("kernel.cpp")
 SWITCH = "FEEDBACK_TRANSFORMER_NATIVE"  # an environment variable; 0 turns the kernel off
-TYPES = ("float32", "float64", "bfloat16")  # of the weights; bfloat16 goes with float32 for all else
+# Of the weights and of the memory's keys and values; bfloat16 goes with float32 for all else.
+TYPES = ("float32", "float64", "bfloat16")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 SECONDS_TO_COMPILE = 300
 KEPT = 4  # kernels of other versions, compilers or processors
 _log = logging.getLogger(__name__)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A type as `TYPES` and the names of the kernel's functions have it."""
+    return str(dtype).removeprefix("torch.")
 
 
 @functools.cache
