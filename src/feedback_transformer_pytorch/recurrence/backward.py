@@ -133,7 +133,8 @@ class _BackwardWalk:
         walk.to_kv.accumulate(chunk.grad_kv, chunk.stored)
         if self.mix is not None:
             # What the layers have in common cancels in the softmax: so `sum`, which adds in pairs, and no dot product.
-            self.mix.add_(torch.stack([(state * chunk.grad_mixed).sum() for state in chunk.states]))
+            grad, room = chunk.grad_mixed, self.room.take("mix", tuple(chunk.grad_mixed.shape), chunk.grad_mixed)
+            self.mix.add_(torch.stack([torch.mul(state, grad, out=room).sum() for state in chunk.states]))
 
 
 class _Steps:
