@@ -70,7 +70,8 @@ class Windows:
         seen = self.buffer[:, :, first : segments[-1].start + plan.slots].to(self._layout.precision.attention)
         found = []
         for segment in segments:
-            keys, values = seen[:, :, segment.start - first :][:, :, : plan.slots].unbind(0)
+            start = segment.start - first
+            keys, values = seen[:, :, start : start + plan.slots].unbind(0)
             bias, seeing = self.bias(segment, plan.filled(segment))
             found.append(Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing))
         return found
