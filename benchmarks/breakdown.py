@@ -1,6 +1,6 @@
 """Where the fused walk's time goes by kind of work, forward and backward, and what bounds it.
 
-The bound is what the recurrence takes where weights and windows come from memory, whatever computes it: reading each
+The bound is what the recurrence takes, whatever computes it: reading weights from memory and windows from a cache, each
 once a step and direction, then multiplying for the parameters' gradients. It stands beside the times of 0.0.11 and of
 the parallel Transformer within the same run.
 
@@ -45,35 +45,46 @@ KINDS = {
 }  # fmt: skip
 REST = "views, allocation, Python"
 FLOAT = 4  # bytes
+MEMORY = 2**29  # bytes that no cache holds
 REPEATS = 5
 
 
 def main() -> None:
     args = prepare_arguments()
-    bandwidth, rate = ceilings()
-    print(f"\nreads {bandwidth / 1e9:.1f} GB/s from memory, multiplies at {rate / 1e9:.0f} GFLOP/s")
+    memory, rate = read_rate(MEMORY), multiply_rate()
+    print(f"\nreads {memory / 1e9:.1f} GB/s from memory, multiplies at {rate / 1e9:.0f} GFLOP/s")
     results = []
     for shape in chosen_shapes(args):
         found = measure(shape)
-        found |= {"must_read_s": must_read(shape) / bandwidth, "must_multiply_s": must_multiply(shape) / rate}
-        found["bound_s"] = bound = found["must_read_s"] + found["must_multiply_s"] / 3
+        weight_bytes, window_bytes = must_read(shape)
+        cache = read_rate(window(shape))
+        found |= {
+            "weights_bytes": weight_bytes,
+            "windows_bytes": window_bytes,
+            "cache_GB_per_s": cache / 1e9,
+            "must_read_weights_s": weight_bytes / memory,
+            "must_read_windows_s": window_bytes / cache,
+            "must_multiply_for_parameters_s": must_multiply(shape) / rate,
+        }
+        found["bound_s"] = bound = sum(seconds for name, seconds in found.items() if name.startswith("must_"))
         found["medians_s"] = medians = in_turns(shape, args)
         results.append({"shape": shape.name, "precision": "fp32", "contestant": "fused"} | found)
         print(f"\n{shape.name}: {shape}")
         for kind, seconds in found["seconds"].items():
             print(f"  {kind:30}{seconds:8.3f} s")
         print(f"  {'all':30}{found['all_s']:8.3f} s")
-        reads, multiplies = found["must_read_s"], found["must_multiply_s"]
-        print(f"  at the rates above {reads:.3f} s to read, {multiplies:.3f} s to multiply (a third for parameters)")
+        print(f"  {'weights, from memory':30}{found['must_read_weights_s']:8.3f} s at least")
+        print(f"  {'windows, from a cache':30}{found['must_read_windows_s']:8.3f} s at {cache / 1e9:.1f} GB/s")
+        print(f"  {'parameter gradients':30}{found['must_multiply_for_parameters_s']:8.3f} s at least")
         for name, seconds in medians.items():
             print(f"  {name:30}{seconds:8.3f} s, {seconds / bound:.2f} times the bound of {bound:.3f} s")
     settings = {
-        "bandwidth_GB_per_s": bandwidth / 1e9,
+        "memory_GB_per_s": memory / 1e9,
         "GFLOP_per_s": rate / 1e9,
-        "bandwidth": "the fastest of a sum in one stream and of matrices times a vector in 8 and 16",
-        "must_read": "weights and window of every layer and step, forward and backward, once each, at that rate; "
-        "windows that stay in a cache are faster",
-        "bound": "must_read, and the third of must_multiply that is the parameters' gradients",
+        "memory": f"{MEMORY // 2**20} MiB read over and over, by the fastest of a sum in one stream and of matrices "
+        "times a vector in 8 and 16 streams; the cache: as many bytes as one step's windows, the same way",
+        "must_read": "weights and windows of every layer and step, forward and backward, once each",
+        "bound": "the sum of all that must be done",
         "medians": f"forward and backward, in turns, {REPEATS} of each and a third for the slow ones, without profiler",
     }
     write("breakdown", args, settings, results)
@@ -85,29 +96,41 @@ def prepare_arguments() -> Any:
     return args
 
 
-def ceilings() -> tuple[float, float]:
-    """Bytes a second of the fastest long read, and operations a second of one large product: the best of five each."""
-    long, square = torch.randn(2**27), torch.randn(2048, 2048)
-    rates = [long.nbytes / _best(long.sum)]
+def read_rate(size: int) -> float:
+    """Bytes a second of reading `size` bytes that have just been read: the best of all ways and rounds."""
+    long, rounds = torch.randn(size // FLOAT), max(1, MEMORY // size)
+    rates = [long.nbytes / _best(long.sum, rounds)]
     for streams in (8, 16):
         matrix, vector = long.view(streams, -1), torch.randn(long.numel() // streams)
-        rates.append((matrix.nbytes + vector.nbytes) / _best(partial(torch.mv, matrix, vector)))
-    return max(rates), 2 * 2048**3 / _best(lambda: square @ square)
+        rates.append((matrix.nbytes + vector.nbytes) / _best(partial(torch.mv, matrix, vector), rounds))
+    return max(rates)
 
 
-def must_read(shape: Shape) -> float:
-    """Bytes: of each step and layer the weights, keys and values, forward and backward."""
+def multiply_rate() -> float:
+    """Operations a second of one large product: the best of five."""
+    square = torch.randn(2048, 2048)
+    return 2 * 2048**3 / _best(lambda: square @ square)
+
+
+def must_read(shape: Shape) -> tuple[int, int]:
+    """Bytes of weights, and of windows, of each step and layer, forward and backward."""
     steps = -(-shape.time // shape.seq_len)
-    inner, kv = shape.heads * shape.dim_head, (shape.kv_heads or shape.heads) * shape.dim_head
-    weights = 2 * shape.dim * inner + 12 * shape.dim**2
-    window = 2 * shape.batch * shape.mem_len * kv
-    return 2 * FLOAT * steps * shape.depth * (weights + window)
+    return 2 * FLOAT * steps * shape.depth * weights(shape), 2 * steps * shape.depth * window(shape)
 
 
-def must_multiply(shape: Shape) -> float:
-    """Operations: forward, input gradients and parameter gradients of all products with weights."""
-    weights = 2 * shape.dim * shape.heads * shape.dim_head + 12 * shape.dim**2
-    return 6 * shape.batch * shape.time * shape.depth * weights
+def must_multiply(shape: Shape) -> int:
+    """Operations for the parameters' gradients of all products with weights."""
+    return 2 * shape.batch * shape.time * shape.depth * weights(shape)
+
+
+def weights(shape: Shape) -> int:
+    """Numbers of a layer's weights."""
+    return 2 * shape.dim * shape.heads * shape.dim_head + 12 * shape.dim**2
+
+
+def window(shape: Shape) -> int:
+    """Bytes of the keys and values that a step sees."""
+    return FLOAT * 2 * shape.batch * shape.mem_len * (shape.kv_heads or shape.heads) * shape.dim_head
 
 
 def in_turns(shape: Shape, args: Any) -> dict[str, float]:
@@ -146,8 +169,9 @@ def measure(shape: Shape) -> dict[str, Any]:
     return {"seconds": seconds, "all_s": sum(seconds.values()), "without_profiler_s": plain}
 
 
-def _best(run: Callable[[], Any]) -> float:
-    return min(_seconds(run) for _ in range(5))
+def _best(run: Callable[[], Any], rounds: int = 1) -> float:
+    """The fastest of at least five times."""
+    return min(_seconds(run) for _ in range(5 * rounds))
 
 
 def _seconds(run: Callable[[], Any]) -> float:
