@@ -31,7 +31,7 @@ needs_kernel = pytest.mark.usefixtures("built")
 @pytest.fixture(autouse=True)
 def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
-    monkeypatch.setattr(kernel, "WORK_TO_SHARE", 0)
+    monkeypatch.setattr(kernel, "WORK_OF_A_THREAD", 0)
 
 
 @pytest.fixture

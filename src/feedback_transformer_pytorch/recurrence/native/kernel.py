@@ -13,8 +13,8 @@ from ..walk import Block, Walk
 from . import structures
 from .library import library, name_of
 
-# Multiply-adds of a layer from which on waking other threads pays.
-WORK_TO_SHARE = 2**19
+# Multiply-adds of a layer that each thread must have for waking all of them to pay.
+WORK_OF_A_THREAD = 2**14
 # Bytes of weights from which on they do not stay in the caches between two steps, and are read in this many streams. An
 # odd number, so that the same columns of rows a power of two long do not fall on the same places of the nearest cache.
 BYTES_TO_STREAM, STREAMS = 2**25, 7
@@ -41,7 +41,8 @@ class Kernel:
         groups = config.kv_heads or config.heads
         rows = max(plan.row_counts)
         weights = (3 * config.hidden_dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
-        threads = torch.get_num_threads() if rows * weights >= WORK_TO_SHARE else 1
+        work = rows * (weights + 2 * plan.slots * config.heads * config.dim_head)
+        threads = torch.get_num_threads() if work >= WORK_OF_A_THREAD * torch.get_num_threads() else 1
         self._threads = threads
         in_bytes = config.depth * weights * self._packed_dtype.itemsize
         self._streams = STREAMS if in_bytes >= BYTES_TO_STREAM else 1
