@@ -11,6 +11,7 @@ from crashing import count_operations, left_behind, run_and_kill
 
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.saver import Saver
 
 
 @pytest.fixture
@@ -22,6 +23,19 @@ def undisturbed(options: TrainOptions, tmp_path: Path) -> TrainOptions:
     )  # fmt: skip
     train(options)
     return options
+
+
+def test_what_a_killed_run_did_not_come_to_delete_is_deleted(
+    undisturbed: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it was killed right after its last save, so that there is nothing left to train."""
+    options = dataclasses.replace(undisturbed, out=str(tmp_path / "killed"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "_prune", lambda saver: None)
+        train(options)
+    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 8
+    train(options)
+    assert left_behind(Path(options.out)) == left_behind(Path(undisturbed.out))
 
 
 @pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])

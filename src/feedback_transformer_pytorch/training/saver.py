@@ -100,6 +100,7 @@ class Saver:
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise _foreign(folder, repr(error)) from error
         self._processes.on_main(lambda: self._run.cut_metrics(metrics, update))
+        self._processes.on_main(self._prune)  # the run may have been killed before it came to this
         self.saved = update
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
