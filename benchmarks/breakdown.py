@@ -1,8 +1,8 @@
 """Where the fused walk's time goes by kind of work, forward and backward, and what bounds it.
 
-The bound is what the recurrence takes, whatever computes it: reading weights from memory and windows from a cache, each
-once a step and direction, then multiplying for the parameters' gradients. It stands beside the times of 0.0.11 and of
-the parallel Transformer within the same run.
+The bound is what the recurrence takes where weights, of which caches keep little, come from memory and windows from a
+cache, each read once a step and direction, and the parameters' gradients are large products. It stands beside the times
+of 0.0.11 and of the parallel Transformer within the same run.
 
 python benchmarks/breakdown.py --shapes b c
 """
