@@ -230,7 +230,7 @@ def test_steps_aside_says_why_once_and_is_right(how: str) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.applicability._said", set())
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.applicability._warned", set())
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

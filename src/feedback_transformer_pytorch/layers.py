@@ -18,24 +18,24 @@ class Context:
     Attributes:
         keys: (B, n, G, E), the memory's.
         values: (B, n, G, E), the memory's.
-        own: whether the segment's own keys follow the memory's.
-        bias: (H, S, n + own*S) or (B, H, S, n + own*S), added to the scores; very negative where a key is hidden.
-        seeing: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
+        local: whether the segment's own keys follow the memory's.
+        bias: (H, S, n + local*S) or (B, H, S, n + local*S), added to the scores; very negative where a key is masked.
+        has_keys: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
     """
 
     keys: Tensor
     values: Tensor
-    own: bool
+    local: bool
     bias: Tensor
-    seeing: Tensor | None
+    has_keys: Tensor | None
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to attend to for any row."""
-        return not self.own and self.keys.shape[1] == 0
+        return not self.local and self.keys.shape[1] == 0
 
 
-def keep_mask(like: Tensor, dropout: float) -> Tensor:
+def dropout_mask(like: Tensor, dropout: float) -> Tensor:
     """What dropout multiplies `like` with: 0 where it drops, 1/(1-dropout) where it keeps.
 
     Every implementation draws its masks here, in the same order and shapes, so that one seed means one function.
@@ -61,18 +61,18 @@ class Attention(nn.Module):
         """
         x = self.norm(x)
         k, v = context.keys, context.values
-        if context.own:
-            own_k, own_v = to_kv(x).unflatten(-1, (2, -1, self.dim_head)).unbind(2)
-            k, v = torch.cat([k, own_k], dim=1), torch.cat([v, own_v], dim=1)
+        if context.local:
+            local_k, local_v = to_kv(x).unflatten(-1, (2, -1, self.dim_head)).unbind(2)
+            k, v = torch.cat([k, local_k], dim=1), torch.cat([v, local_v], dim=1)
         q = self.to_q(x) * self.dim_head**-0.5
         q = q.unflatten(-1, (k.shape[2], -1, self.dim_head))  # (B, S, G, H/G, E)
         scores = torch.einsum("bsgre,bnge->bgrsn", q, k).flatten(1, 2) + context.bias
         probabilities = scores.softmax(-1)
         if self.training and self.dropout:
-            probabilities = probabilities * keep_mask(probabilities, self.dropout)
+            probabilities = probabilities * dropout_mask(probabilities, self.dropout)
         out = torch.einsum("bgrsn,bnge->bsgre", probabilities.unflatten(1, (k.shape[2], -1)), v)
         out = self.to_out(out.flatten(2))
-        return out if context.seeing is None else torch.where(context.seeing, out, 0)
+        return out if context.has_keys is None else torch.where(context.has_keys, out, 0)
 
 
 class FeedForward(nn.Module):
@@ -90,7 +90,7 @@ class FeedForward(nn.Module):
         value, gate = self.to_hidden(self.norm(x)).chunk(2, dim=-1)
         hidden = F.gelu(gate) * value
         if self.training and self.dropout:
-            hidden = hidden * keep_mask(hidden, self.dropout)
+            hidden = hidden * dropout_mask(hidden, self.dropout)
         return self.to_out(hidden)
 
 

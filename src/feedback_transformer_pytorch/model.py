@@ -131,7 +131,7 @@ class FeedbackDecoder(nn.Module):
             alignment = self._align(x, past, mask, reset)
             states, keys, values = self._walk(alignment.scatter(x), past, alignment.visibility)
             states = alignment.gather(states)
-            lengths = alignment.behind_end.clamp(max=self.config.mem_len)
+            lengths = alignment.context_length_end.clamp(max=self.config.mem_len)
             left = newest_of_rows(keys, values, past.keys.shape[1] + alignment.ends, lengths)
         states = self.norm(states)
         return (states, left) if return_memory else states

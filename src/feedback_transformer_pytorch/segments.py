@@ -16,17 +16,17 @@ class Visibility:
     """What the queries of each segment may see. N is the number of segments.
 
     Attributes:
-        behind: (B, N), how many tokens of the document, memory included, stand before the segment; of these the
+        context_length: (B, N), how many tokens of the document, memory included, stand before the segment; of these the
             newest M are seen.
-        alone: (B, N) bool, True where the row has at most one token in the segment, which then has no own keys.
+        single_token: (B, N) bool, True where the row has at most one token in the segment, which then has no own keys.
     """
 
-    behind: Tensor
-    alone: Tensor
+    context_length: Tensor
+    single_token: Tensor
 
     def memory_count(self, segment: int, slots: int) -> Tensor:
         """(B,): how many of the newest `slots` memory slots a row sees in this segment."""
-        return self.behind[:, segment].clamp(max=slots)
+        return self.context_length[:, segment].clamp(max=slots)
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Alignment:
         place: (B, T), the aligned place of each token; `length` for padding.
         length: T', the aligned length.
         ends: (B,), one past the aligned place of each row's last token.
-        behind_end: (B,), how many tokens, memory included, the next token of the row could see.
+        context_length_end: (B,), how many tokens, memory included, the next token of the row could see.
         visibility: what each aligned segment sees.
     """
 
     place: Tensor
     length: int
     ends: Tensor
-    behind_end: Tensor
+    context_length_end: Tensor
     visibility: Visibility
 
     def scatter(self, x: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ def align(mask: Tensor, reset: Tensor, carried: Tensor, seq_len: int) -> Alignme
     first_at = place.new_zeros(place.shape[0], whole + 1).scatter(1, place.clamp(max=whole), first)
     token_at = mask.new_zeros(mask.shape[0], whole + 1, dtype=torch.long).scatter_add(1, place, mask.long())
     visibility = Visibility(
-        behind=torch.arange(0, whole, seq_len, device=place.device) - first_at[:, :whole:seq_len],
-        alone=token_at[:, :whole].unflatten(1, (segments, seq_len)).sum(2) <= 1,
+        context_length=torch.arange(0, whole, seq_len, device=place.device) - first_at[:, :whole:seq_len],
+        single_token=token_at[:, :whole].unflatten(1, (segments, seq_len)).sum(2) <= 1,
     )
 
     last = document[:, -1:]

@@ -14,10 +14,10 @@ from .stack import Stack
 
 _PLAIN = (Attention, Block, FeedForward, RelativePosition, Stack, nn.Embedding, nn.LayerNorm, nn.Linear, nn.ModuleList)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def why_not(stack: Stack, x: Tensor) -> str | None:
+def unsupported_reason(stack: Stack, x: Tensor) -> str | None:
     """Why the fused walk does not apply, as half a sentence; None if it does."""
     for name, module in stack.named_modules():
         if type(module) not in _PLAIN:
@@ -41,8 +41,8 @@ def is_called_plainly(module: nn.Module) -> bool:
     return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in _HOOKS)
 
 
-def say_once(reason: str) -> None:
+def warn_once(reason: str) -> None:
     """Warns that the stepwise walk is taken, the first time for each reason."""
-    if reason not in _said:
-        _said.add(reason)
+    if reason not in _warned:
+        _warned.add(reason)
         warnings.warn(f"the fused recurrence steps aside for the stepwise one: {reason}", stacklevel=2)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from .chunk import Chunk
 from .native.steps import BackwardSteps
+from .ops import KeyValueGradient
 from .plan import Segment
-from .room import Room
 from .tape import Masks, Values
-from .triples import KeyValueGradient
 from .walk import Walk
+from .workspace import Workspace
 
 
 def backward(
     walk: Walk, grads: Sequence[Tensor | None], states: Tensor, values: Values | None, masks: Masks
 ) -> list[Tensor | None]:
-    """Walks backward: the gradients of all inputs in their flat order, None where none is wanted.
+    """Walks backward: the gradients of all inputs in their flat order, None where none is needed.
 
     Args:
         grads: of the three results of `forward`; None for zero.
@@ -34,12 +34,12 @@ class _BackwardWalk:
         self.walk, self.layout, self.plan = walk, walk.layout, walk.plan
         self.memory = KeyValueGradient(walk.windows.gradient(grad_keys, grad_values, walk.wide), walk.plan.slots)
         self.bias = torch.zeros_like(walk.windows.by_distance)
-        self.room = Room()
+        self.workspace = Workspace()
         self.mix = None if walk.mix_weight is None else torch.zeros_like(walk.mix_weight)
-        self.steps = (BackwardSteps if walk.problem.compiled else _Steps)(walk, self.memory, self.bias)
+        self.steps = (BackwardSteps if walk.spec.compiled else _Steps)(walk, self.memory, self.bias)
 
     def run(self, grad_tops: Tensor | None, states: Tensor, values: Values | None, masks: Masks) -> list[Tensor | None]:
-        walk, plan, inputs = self.walk, self.plan, self.walk.inputs
+        walk, plan, inputs = self.walk, self.plan, self.walk.tensors
         top_rows = torch.zeros_like(states[0]) if grad_tops is None else plan.to_rows(grad_tops).contiguous()
         grad_x = torch.empty_like(states[0])
         for blocks in reversed(plan.chunks):
@@ -51,12 +51,12 @@ class _BackwardWalk:
         grad_keys, grad_values = walk.windows.carried_gradient(self.memory.total, inputs.keys.dtype)
         found = [plan.from_rows(grad_x), grad_keys, grad_values, self._position(), self._layer_weight()]
         found.append(walk.to_kv.gradients[0])
-        for triple in (triple for block in walk.blocks for triple in block):
-            found += triple.gradients
-        return [grad if wants else None for grad, wants in zip(found, walk.wanted, strict=True)]
+        for op in (op for block in walk.blocks for op in block):
+            found += op.gradients
+        return [grad if wants else None for grad, wants in zip(found, walk.needs_grad, strict=True)]
 
     def _position(self) -> Tensor:
-        table = self.walk.inputs.position
+        table = self.walk.tensors.position
         found = torch.zeros_like(table, dtype=self.bias.dtype)
         return found.index_add_(0, self.walk.buckets, self.bias.t()).to(table.dtype)
 
@@ -72,10 +72,10 @@ class _BackwardWalk:
         states, masks = states[:, rows], masks.part(layout, segments, every)
         values_here = layout.values(segments, states) if values is None else values.part(layout, segments, every)
         if values is None:
-            self._again(segments, states, values_here, masks)
+            self._recompute(segments, states, values_here, masks)
         width = 2 * self.walk.config.kv_dim
         mixed = self.walk.mix(states)
-        stored, *moments = (mixed,) if self.walk.memory_norm is None else self.walk.memory_norm.again(mixed)
+        stored, *moments = (mixed,) if self.walk.memory_norm is None else self.walk.memory_norm.recompute(mixed)
         return Chunk(
             segments=segments,
             states=states,
@@ -85,34 +85,34 @@ class _BackwardWalk:
             values=values_here,
             masks=masks,
             grad_tops=grad_tops[rows],
-            grad_states=self.room.take("states", tuple(states.shape), states),
-            grad_middles=self.room.take("middles", tuple(values_here.middle.shape), states),
-            grad_mixed=self.room.take("mixed", tuple(states.shape[1:]), states),
-            grad_kv=self.room.take("kv", (states.shape[1], width), states, layout.precision.products),
+            grad_states=self.workspace.get("states", tuple(states.shape), states),
+            grad_middles=self.workspace.get("middles", tuple(values_here.middle.shape), states),
+            grad_mixed=self.workspace.get("mixed", tuple(states.shape[1:]), states),
+            grad_kv=self.workspace.get("kv", (states.shape[1], width), states, layout.precision.products),
         )
 
-    def _again(self, segments: list[Segment], states: Tensor, values: Values, masks: Masks) -> None:
+    def _recompute(self, segments: list[Segment], states: Tensor, values: Values, masks: Masks) -> None:
         """Computes a chunk's values once more from its states: products in bulk, attention step by step."""
         walk, steps = self.walk, self.layout.steps(segments, values, masks, states)
         windows = walk.windows.windows(segments)
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
-            attention.project(states[layer], values.q[layer], None if values.own is None else values.own[layer])
+            attention.project(states[layer], values.q[layer], None if values.local is None else values.local[layer])
             for window, at in zip(windows, steps, strict=True):
                 attention.attend(window, at[layer])
             torch.add(states[layer], attention.output(values.out[layer], None), out=values.middle[layer])
             for window, segment, at in zip(windows, segments, steps, strict=True):
-                if window.seeing is not None:
+                if window.has_keys is not None:
                     start = segment.rows.start - segments[0].rows.start
                     below = states[layer, start : start + at[layer].middle.shape[0]]
-                    torch.where(window.seeing, at[layer].middle, below, out=at[layer].middle)
+                    torch.where(window.has_keys, at[layer].middle, below, out=at[layer].middle)
             feedforward.hidden(values.middle[layer], values.hidden[layer])
 
     def _walk_chunk(self, blocks: list[list[Segment]], chunk: Chunk) -> None:
         walk, index = self.walk, len(chunk.segments)
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
-            own = None if chunk.values.own is None else chunk.values.own[layer]
-            attention.again(chunk.states[layer], own, chunk.values.out[layer])
-            feedforward.again(chunk.values.middle[layer], chunk.values.hidden[layer])
+            local = None if chunk.values.local is None else chunk.values.local[layer]
+            attention.prepare(chunk.states[layer], local, chunk.values.out[layer])
+            feedforward.prepare(chunk.values.middle[layer], chunk.values.hidden[layer])
         self.steps.begin(chunk)
         groups = self.memory.total.shape[1]
         for block in reversed(blocks):
@@ -133,27 +133,27 @@ class _BackwardWalk:
         walk.to_kv.accumulate(chunk.grad_kv, chunk.stored)
         if self.mix is not None:
             # What the layers have in common cancels in the softmax: so `sum`, which adds in pairs, and no dot product.
-            grad, room = chunk.grad_mixed, self.room.take("mix", tuple(chunk.grad_mixed.shape), chunk.grad_mixed)
-            self.mix.add_(torch.stack([torch.mul(state, grad, out=room).sum() for state in chunk.states]))
+            grad, product = chunk.grad_mixed, self.workspace.get("mix", tuple(chunk.grad_mixed.shape), chunk.grad_mixed)
+            self.mix.add_(torch.stack([torch.mul(state, grad, out=product).sum() for state in chunk.states]))
 
 
 class _Steps:
-    """Segments walked back by the triples."""
+    """Segments walked back by the ops."""
 
     def __init__(self, walk: Walk, memory: KeyValueGradient, bias: Tensor) -> None:
         """Sets up; `bias` (H, M+S) is what the gradients of the biases are added to."""
-        self._walk, self._memory, self._bias, self._room = walk, memory, bias, Room()
+        self._walk, self._memory, self._bias, self._workspace = walk, memory, bias, Workspace()
         mix = walk.mix_weight
-        self._mix = None if mix is None else mix.to(walk.inputs.x.dtype).unbind(0)
+        self._mix = None if mix is None else mix.to(walk.tensors.x.dtype).unbind(0)
 
     def begin(self, chunk: Chunk) -> None:
         """Cuts a chunk, which the sub-layers have prepared, into steps."""
         walk, layout = self._walk, self._walk.layout
         counts = [segment.rows.stop - segment.rows.start for segment in chunk.segments]
-        steps, keep = layout.steps(chunk.segments, chunk.values, chunk.masks, chunk.states), chunk.masks.hidden
+        steps, mask = layout.steps(chunk.segments, chunk.values, chunk.masks, chunk.states), chunk.masks.hidden
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
-            attention.cut([at[layer] for at in steps], counts)
-            feedforward.cut(chunk.values.hidden[layer], None if keep is None else keep[layer], counts)
+            attention.split([at[layer] for at in steps], counts)
+            feedforward.split(chunk.values.hidden[layer], None if mask is None else mask[layer], counts)
         dropped = chunk.values.probabilities
         if chunk.masks.probabilities is not None:
             dropped = dropped * chunk.masks.probabilities
@@ -189,16 +189,16 @@ class _Steps:
         if walk.memory_norm is not None and part.mix is not None:
             part.mixed.copy_(walk.memory_norm.step_backward(part.mixed, *part.mix))
         layers, middles = part.states.unbind(0), part.middles.unbind(0)
-        grad_out = self._room.take("grad_out", tuple(part.q.shape), part.q)
-        grad_scores = self._room.take("grad_scores", tuple(part.probabilities.shape), part.probabilities)
+        grad_out = self._workspace.get("grad_out", tuple(part.q.shape), part.q)
+        grad_scores = self._workspace.get("grad_scores", tuple(part.probabilities.shape), part.probabilities)
         grad = torch.add(part.tops, part.mixed if mix is None else part.mixed * mix[-1], out=layers[-1])
         for layer in reversed(range(len(middles))):
             grad_ff = walk.feedforwards[layer].step_backward(index, grad)
-            if window.seeing is None:
+            if window.has_keys is None:
                 middle = through = torch.add(grad, grad_ff, out=middles[layer])
             else:
                 middle = grad + grad_ff
-                through = torch.mul(middle, window.seeing, out=middles[layer])
+                through = torch.mul(middle, window.has_keys, out=middles[layer])
             grad_attention = walk.attentions[layer].step_backward(
                 index, through, window, grad_scores[layer], grad_out[layer]
             )
@@ -215,7 +215,7 @@ class _Steps:
         )
 
     def end_block(self, segment: Segment) -> None:
-        """Gives the slots before a block, whose first segment was the last step, what all its queries owe them."""
+        """Gives the slots before a block, whose first segment was the last step, the gradients from all its queries."""
         self._memory.end()
 
     def finish(self) -> None:
@@ -232,4 +232,4 @@ class _StepGradients(NamedTuple):
     kv: Tensor
     mix: tuple[Tensor, Tensor, Tensor] | None  # what was mixed (R, D), and the moments (R, 1)
     q: Tensor  # (L, R, H*E)
-    probabilities: Tensor  # (L, BG, Q, n + own), after dropout
+    probabilities: Tensor  # (L, BG, Q, n + local), after dropout

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..layers import keep_mask
+from ..layers import dropout_mask
 from .native.steps import ForwardSteps
 from .plan import Segment
-from .tape import NO_MASKS, Keep, Masks, Step, Values
+from .tape import NO_MASKS, Masks, Step, StepMasks, Values
 from .walk import Walk
 
 
@@ -22,7 +22,7 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
         values: written; None to keep nothing.
         masks: dropout masks, written.
     """
-    plan, layout, x = walk.plan, walk.layout, walk.inputs.x
+    plan, layout, x = walk.plan, walk.layout, walk.tensors.x
     segments, rows = plan.segments, plan.to_rows(x)
     if states is None:
         tops = torch.empty_like(rows)
@@ -31,16 +31,16 @@ def forward(walk: Walk, states: Tensor | None, values: Values | None, masks: Mas
         tops = states[-1]
     steps = steps_of(walk, states, values, masks)
     places = layout.states(segments, states, x)
-    for segment, state, keeps in zip(segments, places, layout.keeps(segments, masks), strict=True):
-        _draw(walk, segment, keeps)
+    for segment, state, step_masks in zip(segments, places, layout.step_masks(segments, masks), strict=True):
+        _draw(walk, segment, step_masks)
         if states is None:
             state[0].copy_(rows[segment.rows])
         steps.step(segment, state)
         if states is None:
             tops[segment.rows] = state[-1]
     # A copy: the states stay as they are whatever happens to the result.
-    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.everything(
-        walk.problem.out_dtype
+    return plan.from_rows(tops).clone(memory_format=torch.contiguous_format), *walk.windows.all_keys_values(
+        walk.spec.out_dtype
     )
 
 
@@ -51,31 +51,33 @@ class Steps(Protocol):
         """Takes a segment from `state[0]` to the top, and puts it into the memory.
 
         Args:
-            state: (L+1, R, D), the segment's part of the states, or room: the same for all segments of one length.
+            state: (L+1, R, D), the segment's part of the states, or workspace: the same for all segments of one length.
         """
 
 
 def steps_of(walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> Steps:
     """The walk's steps, compiled where that applies; arguments are those of `forward`."""
-    return (ForwardSteps if walk.problem.compiled else _Steps)(walk, states, values, masks)
+    return (ForwardSteps if walk.spec.compiled else _Steps)(walk, states, values, masks)
 
 
 class _Steps:
-    """Segments walked by the triples."""
+    """Segments walked by the ops."""
 
     def __init__(self, walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> None:
         self._walk, self._masks = walk, masks
         self._steps: list[list[Step]] | None = None
         if values is not None or masks != NO_MASKS:
-            self._steps = walk.layout.steps(walk.plan.segments, values, masks, walk.inputs.x)
-        self._room: dict[int, list[Step]] = {}
+            self._steps = walk.layout.steps(walk.plan.segments, values, masks, walk.tensors.x)
+        self._workspace: dict[int, list[Step]] = {}
 
     def _at(self, segment: Segment) -> list[Step]:
         if self._steps is not None:
             return self._steps[segment.index]
-        if segment.length not in self._room:
-            self._room[segment.length] = self._walk.layout.steps([segment], None, self._masks, self._walk.inputs.x)[0]
-        return self._room[segment.length]
+        if segment.length not in self._workspace:
+            self._workspace[segment.length] = self._walk.layout.steps(
+                [segment], None, self._masks, self._walk.tensors.x
+            )[0]
+        return self._workspace[segment.length]
 
     def step(self, segment: Segment, state: Tensor) -> None:
         walk, window, layers = self._walk, self._walk.windows.window(segment), state.unbind(0)
@@ -87,18 +89,18 @@ class _Steps:
         walk.store(segment, state)
 
 
-def _draw(walk: Walk, segment: Segment, keeps: list[Keep]) -> None:
+def _draw(walk: Walk, segment: Segment, step_masks: list[StepMasks]) -> None:
     """Draws a segment's dropout masks, in the order and the shapes of the definition."""
-    problem, config = walk.problem, walk.config
-    if not problem.attn_dropout and not problem.ff_dropout:
+    spec, config = walk.spec, walk.config
+    if not spec.attn_dropout and not spec.ff_dropout:
         return
-    filled, own = walk.plan.filled(segment), segment.own
-    for probabilities, hidden in keeps:
+    filled, local = walk.plan.filled(segment), segment.local
+    for probabilities, hidden in step_masks:
         if probabilities is not None:
             probabilities.zero_()
-            if filled or own:
-                keep = probabilities[..., walk.plan.slots - filled :]
-                shape = (walk.plan.batch, config.heads, segment.length, filled + own)
-                keep.copy_(keep_mask(keep.new_empty(shape), problem.attn_dropout).view(keep.shape))
+            if filled or local:
+                mask = probabilities[..., walk.plan.slots - filled :]
+                shape = (walk.plan.batch, config.heads, segment.length, filled + local)
+                mask.copy_(dropout_mask(mask.new_empty(shape), spec.attn_dropout).view(mask.shape))
         if hidden is not None:
-            hidden.copy_(keep_mask(hidden, problem.ff_dropout))
+            hidden.copy_(dropout_mask(hidden, spec.ff_dropout))

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ..memory import Memory
 from ..segments import Visibility
-from .applicability import say_once, why_not
+from .applicability import unsupported_reason, warn_once
 from .backward import backward
 from .forward import forward
 from .plan import Plan
 from .stack import Stack
 from .stepwise import stepwise
 from .tape import Masks, Values
-from .walk import Inputs, Problem, Walk, parameter_names
+from .walk import Walk, WalkSpec, WalkTensors, parameter_names
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -30,27 +30,27 @@ def fused(
     Args:
         recompute: keep only the states between blocks for the backward walk, and compute the rest once more.
     """
-    reason = why_not(stack, x)
+    reason = unsupported_reason(stack, x)
     if reason is not None:
-        say_once(reason)
+        warn_once(reason)
         return stepwise(stack, x, memory, visibility)
     config = stack.config
     plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, memory.keys.shape[1])
-    problem, inputs = Problem.of(stack, x, plan, visibility), Inputs.of_stack(stack, x, memory)
+    spec, inputs = WalkSpec.of(stack, x, plan, visibility), WalkTensors.of_stack(stack, x, memory)
     flat = inputs.flat()
     autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in flat):
-            return _Fused.apply(_Call(stack, problem, recompute, autocast), *flat)
-        masks = problem.layout.masks(plan.segments, x, problem.attn_dropout > 0, problem.ff_dropout > 0)
-        return forward(Walk(problem, inputs), None, None, masks)
+            return _Fused.apply(_Call(stack, spec, recompute, autocast), *flat)
+        masks = spec.layout.masks(plan.segments, x, spec.attn_dropout > 0, spec.ff_dropout > 0)
+        return forward(Walk(spec, inputs), None, None, masks)
 
 
 class _Call(NamedTuple):
     """The arguments of a call that are no tensors."""
 
     stack: Stack
-    problem: Problem
+    spec: WalkSpec
     recompute: bool
     autocast: bool
 
@@ -60,15 +60,15 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *flat: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        problem, inputs = call.problem, Inputs.of(flat)
-        layout, x = problem.layout, inputs.x
+        spec, inputs = call.spec, WalkTensors.of(flat)
+        layout, x = spec.layout, inputs.x
         segments = layout.plan.segments
-        masks = layout.masks(segments, x, problem.attn_dropout > 0, problem.ff_dropout > 0)
-        ctx.call, ctx.inputs = call, len(flat)
+        masks = layout.masks(segments, x, spec.attn_dropout > 0, spec.ff_dropout > 0)
+        ctx.call, ctx.num_tensors = call, len(flat)
         ctx.rng = None if masks == (None, None) else _rng_state(x.device)
         values = None if call.recompute else layout.values(segments, x)
         states = x.new_empty(layout.config.depth + 1, x.shape[0] * x.shape[1], x.shape[2])
-        walk = Walk(problem, inputs)
+        walk = Walk(spec, inputs)
         outputs = forward(walk, states, values, masks)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flat, walk.windows.buffer, states, *masks, *(values or ()))
@@ -78,14 +78,14 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         saved = ctx.saved_tensors
-        flat, (buffer, states, *rest) = saved[: ctx.inputs], saved[ctx.inputs :]
-        wanted = ctx.needs_input_grad[1:]
+        flat, (buffer, states, *rest) = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
+        needs_grad = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             with _replayed(ctx.rng, states.device):
-                return None, *_differentiable(call, flat, wanted, grads)
+                return None, *_differentiable(call, flat, needs_grad, grads)
         masks, values = Masks(*rest[:2]), Values(*rest[2:]) if rest[2:] else None
         with torch.autocast(states.device.type, enabled=False):
-            walk = Walk(call.problem, Inputs.of(flat), wanted, buffer)
+            walk = Walk(call.spec, WalkTensors.of(flat), needs_grad, buffer)
             return None, *backward(walk, grads, states, values, masks)
 
 
@@ -101,23 +101,23 @@ class _Definition(nn.Module):
 
 
 def _differentiable(
-    call: _Call, flat: Sequence[Tensor | None], wanted: Sequence[bool], grads: Sequence[Tensor | None]
+    call: _Call, flat: Sequence[Tensor | None], needs_grad: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The gradients by the definition, so that they have gradients themselves (`create_graph=True`)."""
-    inputs, parameters = Inputs.of(flat), flat[3:]
+    inputs, parameters = WalkTensors.of(flat), flat[3:]
     x, memory = inputs.x, Memory(inputs.keys, inputs.values)
     names = parameter_names(call.stack.config.depth)
     named = {f"stack.{name}": p for name, p in zip(names, parameters, strict=True) if p is not None}
-    with torch.autocast(x.device.type, dtype=call.problem.out_dtype, enabled=call.autocast):
-        outputs = torch.func.functional_call(_Definition(call.stack), named, (x, memory, call.problem.visibility))
-    asked = [tensor for tensor, wants in zip(flat, wanted, strict=True) if wants and tensor is not None]
+    with torch.autocast(x.device.type, dtype=call.spec.out_dtype, enabled=call.autocast):
+        outputs = torch.func.functional_call(_Definition(call.stack), named, (x, memory, call.spec.visibility))
+    asked = [tensor for tensor, wants in zip(flat, needs_grad, strict=True) if wants and tensor is not None]
     given = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
     found = iter(
         torch.autograd.grad(
             [out for out, _ in given], asked, [grad for _, grad in given], create_graph=True, allow_unused=True
         )
     )
-    return [next(found) if wants else None for wants in wanted]
+    return [next(found) if wants else None for wants in needs_grad]
 
 
 def _rng_state(device: torch.device) -> Tensor:

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..memory import Memory, newest
-from .applicability import why_not
+from .applicability import unsupported_reason
 from .forward import steps_of
 from .plan import Plan, Segment
 from .stack import Stack
 from .tape import NO_MASKS
-from .walk import Inputs, Problem, Walk
+from .walk import Walk, WalkSpec, WalkTensors
 
 # Tokens that one walk is set up for: enough to forget what that costs, few enough for its buffers to stay small.
 TOKENS_AT_ONCE = 512
@@ -34,13 +34,13 @@ class Incremental:
     def applies(stack: Stack, like: Tensor, memory: Memory) -> bool:
         """Whether it computes what the stack's modules say, and sees all of the memory."""
         dropout = stack.training and (stack.config.attn_dropout > 0 or stack.config.ff_dropout > 0)
-        return memory.lengths is None and not dropout and why_not(stack, like) is None
+        return memory.lengths is None and not dropout and unsupported_reason(stack, like) is None
 
     @property
     def memory(self) -> Memory:
         """The newest M keys and values (B, n, G*E) up to here."""
         carried = self._plan.carried + self._next * self._plan.seq_len
-        keys, values = self._walk.windows.everything(self._walk.problem.out_dtype)
+        keys, values = self._walk.windows.all_keys_values(self._walk.spec.out_dtype)
         return newest(keys[:, :carried], values[:, :carried], self._plan.mem_len)
 
     def step(self, x: Tensor) -> Tensor:
@@ -91,9 +91,9 @@ class Incremental:
         config, like = self._stack.config, self._like
         time = -(-TOKENS_AT_ONCE // config.seq_len) * config.seq_len
         self._plan = Plan(like.shape[0], time, config.seq_len, config.mem_len, memory.keys.shape[1])
-        problem = Problem.of(self._stack, like, self._plan, None)
+        spec = WalkSpec.of(self._stack, like, self._plan, None)
         with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
-            self._walk = Walk(problem, Inputs.of_stack(self._stack, like, memory))
+            self._walk = Walk(spec, WalkTensors.of_stack(self._stack, like, memory))
             self._steps = steps_of(self._walk, None, None, NO_MASKS)
         self._states: dict[int, Tensor] = {}  # by length
         self._next = 0

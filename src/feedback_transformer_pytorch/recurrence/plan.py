@@ -24,7 +24,7 @@ class Segment:
     rows: slice
 
     @property
-    def own(self) -> int:
+    def local(self) -> int:
         """How many keys of its own it sees: a lone token has none."""
         return self.length if self.length > 1 else 0
 

@@ -40,9 +40,9 @@ def stepwise(
         context = Context(
             keys=window_keys.unflatten(-1, (-1, config.dim_head)),
             values=window_values.unflatten(-1, (-1, config.dim_head)),
-            own=length > 1,
+            local=length > 1,
             bias=seen.bias(bias_by_distance),
-            seeing=seen.seeing,
+            has_keys=seen.has_keys,
         )
         states = [state]
         for block in stack.layers:

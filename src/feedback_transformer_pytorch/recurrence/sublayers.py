@@ -1,6 +1,6 @@
-"""The two sub-layers of a block, composed of triples, and so triples themselves.
+"""The two sub-layers of a block, composed of ops, and so ops themselves.
 
-`step` goes forward. Backward goes chunk by chunk: `again` prepares a chunk in bulk, `step_backward` walks its steps
+`step` goes forward. Backward goes chunk by chunk: `prepare` prepares a chunk in bulk, `step_backward` walks its steps
 downwards, `accumulate` adds its parameter gradients. R are the rows of a step, Rc those of a chunk.
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .room import Room
+from .ops import Attention, Geglu, Linear, LocalKeysValues, Norm
 from .tape import Step
-from .triples import Attention, Geglu, Linear, Norm, Own
+from .workspace import Workspace
 
 
 class Window(NamedTuple):
@@ -21,8 +21,8 @@ class Window(NamedTuple):
 
     Attributes:
         keys, values: (BG, n, E), views of the memory; keys_t, values_t: (BG, E, n), the same transposed.
-        bias: (BG, Q, n + own), very negative where a key is hidden.
-        seeing: (R, 1), False for rows that see nothing at all; None when every row sees something.
+        bias: (BG, Q, n + local), very negative where a key is masked.
+        has_keys: (R, 1), False for rows that see nothing at all; None when every row sees something.
     """
 
     keys: Tensor
@@ -30,11 +30,11 @@ class Window(NamedTuple):
     keys_t: Tensor
     values_t: Tensor
     bias: Tensor
-    seeing: Tensor | None
+    has_keys: Tensor | None
 
 
 class FeedForwardChunk(NamedTuple):
-    """A chunk of Rc rows on the way back: what went in and came out, and room for gradients, which the steps write."""
+    """A chunk of Rc rows in the backward pass: inputs, outputs, and buffers for the gradients that the steps write."""
 
     y: Tensor  # (Rc, D)
     mean: Tensor  # (Rc, 1)
@@ -54,7 +54,7 @@ class AttentionChunk(NamedTuple):
     normed: Tensor  # (Rc, D)
     out: Tensor  # (Rc, H*E)
     grad_q: Tensor  # (Rc, H*E)
-    grad_own: Tensor | None  # (Rc, 2*G*E), zero for lone tokens; None where all are
+    grad_local: Tensor | None  # (Rc, 2*G*E), zero for lone tokens; None where all are
     grad_normed: Tensor  # (Rc, D)
 
 
@@ -63,32 +63,32 @@ class FeedForwardSublayer:
 
     def __init__(self, norm: Norm, to_hidden: Linear, to_out: Linear, dtype: torch.dtype) -> None:
         self._norm, self._to_hidden, self._to_out, self._dtype = norm, to_hidden, to_out, dtype
-        self._room = Room()
+        self._workspace = Workspace()
 
     def step(self, y: Tensor, at: Step) -> Tensor:
         """(R, D) to (R, D), without the residual; writes `at.hidden`."""
         self.hidden(y, at.hidden)
-        return self._to_out.step(Geglu.step(at.hidden, at.keep_hidden))
+        return self._to_out.step(Geglu.step(at.hidden, at.hidden_mask))
 
     def hidden(self, y: Tensor, out: Tensor) -> None:
         """Writes what comes before the gate, of a step or of a chunk."""
         self._to_hidden.step(self._norm.step(y).to(self._dtype), out=out)
 
-    def again(self, y: Tensor, hidden: Tensor) -> None:
+    def prepare(self, y: Tensor, hidden: Tensor) -> None:
         """Prepares a chunk of steps from its inputs (Rc, D) and hidden values (Rc, 8*D)."""
-        normed, mean, rstd = self._norm.again(y)
+        normed, mean, rstd = self._norm.recompute(y)
         normed = normed.to(self._dtype)
         rows, width = hidden.shape[0], hidden.shape[1] // 2
-        product = self._room.take("product", (rows, width), hidden)
-        grad_hidden = self._room.take("grad_hidden", (rows, 2, width), hidden)
-        grad_normed = self._room.take("grad_normed", (rows, y.shape[1]), normed)
+        product = self._workspace.get("product", (rows, width), hidden)
+        grad_hidden = self._workspace.get("grad_hidden", (rows, 2, width), hidden)
+        grad_normed = self._workspace.get("grad_normed", (rows, y.shape[1]), normed)
         self.chunk = FeedForwardChunk(y, mean, rstd, normed, product, grad_hidden, grad_normed)
 
-    def cut(self, hidden: Tensor, keep: Tensor | None, counts: list[int]) -> None:
+    def split(self, hidden: Tensor, dropout_mask: Tensor | None, counts: list[int]) -> None:
         """Computes the chunk's products and their derivatives, and cuts it into steps of `counts` rows."""
         at = self.chunk
-        slopes = self._room.take("slopes", tuple(at.grad_hidden.shape), hidden)
-        Geglu.again(hidden, keep, at.product, slopes)
+        slopes = self._workspace.get("slopes", tuple(at.grad_hidden.shape), hidden)
+        Geglu.recompute(hidden, dropout_mask, at.product, slopes)
         parts = (at.y, at.mean, at.rstd, slopes, at.grad_hidden, at.grad_hidden.flatten(1), at.grad_normed)
         self._steps = list(zip(*(part.split(counts) for part in parts), strict=True))
 
@@ -115,65 +115,65 @@ class AttentionSublayer:
     ) -> None:
         self._norm, self._to_q, self._to_kv, self._to_out = norm, to_q, to_kv, to_out
         self._attention, self._dtype = attention, dtype
-        self._room = Room()
+        self._workspace = Workspace()
 
     def step(self, x: Tensor, window: Window, at: Step) -> Tensor:
-        """(R, D) to (R, D), without the residual; writes `at.q`, `at.own`, `at.probabilities` and `at.out`."""
-        self.project(x, at.q, at.own)
+        """(R, D) to (R, D), without the residual; writes `at.q`, `at.local`, `at.probabilities` and `at.out`."""
+        self.project(x, at.q, at.local)
         self.attend(window, at)
-        return self.output(at.out, window.seeing)
+        return self.output(at.out, window.has_keys)
 
-    def project(self, x: Tensor, q: Tensor, own: Tensor | None) -> None:
-        """Writes queries and own keys and values, of a step or of a chunk."""
+    def project(self, x: Tensor, q: Tensor, local: Tensor | None) -> None:
+        """Writes queries and local keys and values, of a step or of a chunk."""
         normed = self._norm.step(x).to(self._dtype)
         self._to_q.step(normed, out=q)
-        if own is not None:
-            self._to_kv.step(normed, out=own)
+        if local is not None:
+            self._to_kv.step(normed, out=local)
 
     def attend(self, window: Window, at: Step) -> None:
         """Writes the probabilities and what they give."""
-        attention, own = self._attention, self._own(at)
-        p = attention.probabilities(attention.split(at.q), window.keys_t, own, window.bias, at.probabilities)
-        attention.step(p if at.keep_probabilities is None else p * at.keep_probabilities, window.values, own, at.out)
+        attention, local = self._attention, self._local(at)
+        p = attention.probabilities(attention.split(at.q), window.keys_t, local, window.bias, at.probabilities)
+        attention.step(p if at.probabilities_mask is None else p * at.probabilities_mask, window.values, local, at.out)
 
-    def output(self, out: Tensor, seeing: Tensor | None) -> Tensor:
+    def output(self, out: Tensor, has_keys: Tensor | None) -> Tensor:
         """What attention gave to (R, D), of a step or of a chunk."""
         y = self._to_out.step(out.to(self._dtype))
-        return y if seeing is None else y * seeing
+        return y if has_keys is None else y * has_keys
 
-    def again(self, x: Tensor, own: Tensor | None, out: Tensor) -> None:
-        """Prepares a chunk of steps from its inputs (Rc, D), and from the `own` and the `out` of all its steps."""
-        normed, mean, rstd = self._norm.again(x)
+    def prepare(self, x: Tensor, local: Tensor | None, out: Tensor) -> None:
+        """Prepares a chunk of steps from its inputs (Rc, D), and from the `local` and the `out` of all its steps."""
+        normed, mean, rstd = self._norm.recompute(x)
         normed = normed.to(self._dtype)
-        grad_q = self._room.take("grad_q", tuple(out.shape), normed)
-        grad_normed = self._room.take("grad_normed", tuple(x.shape), normed)
-        grad_own = None if own is None else normed.new_zeros(own.shape)
-        self.chunk = AttentionChunk(x, mean, rstd, normed, out, grad_q, grad_own, grad_normed)
+        grad_q = self._workspace.get("grad_q", tuple(out.shape), normed)
+        grad_normed = self._workspace.get("grad_normed", tuple(x.shape), normed)
+        grad_local = None if local is None else normed.new_zeros(local.shape)
+        self.chunk = AttentionChunk(x, mean, rstd, normed, out, grad_q, grad_local, grad_normed)
 
-    def cut(self, at: list[Step], counts: list[int]) -> None:
+    def split(self, at: list[Step], counts: list[int]) -> None:
         """Cuts the chunk into steps of `counts` rows, for `step_backward`."""
         chunk = self.chunk
         parts = (chunk.x, chunk.mean, chunk.rstd, chunk.grad_q, chunk.grad_normed)
         self._at, self._steps = at, list(zip(*(part.split(counts) for part in parts), strict=True))
-        self._own_steps = None if chunk.grad_own is None else chunk.grad_own.split(counts)
+        self._local_steps = None if chunk.grad_local is None else chunk.grad_local.split(counts)
 
     def step_backward(self, step: int, grad: Tensor, window: Window, grad_scores: Tensor, grad_out: Tensor) -> Tensor:
         """The gradient (R, D) by the input of the chunk's step number `step`, without the residual's.
 
         Args:
             grad: (R, D), zero for rows that see nothing.
-            grad_scores: (BG, Q, n + own), written.
+            grad_scores: (BG, Q, n + local), written.
             grad_out: (R, H*E), written: the gradient of what attention gave.
         """
         x, mean, rstd, grad_q, grad_normed = self._steps[step]
         at, attention = self._at[step], self._attention
         self._to_out.step_backward(grad.to(self._dtype), out=grad_out)
-        heads, own = attention.split(grad_out), self._own(at)
-        attention.step_backward(heads, window.keys, window.values_t, own, at, grad_scores, grad_q)
+        heads, local = attention.split(grad_out), self._local(at)
+        attention.step_backward(heads, window.keys, window.values_t, local, at, grad_scores, grad_q)
         self._to_q.step_backward(grad_q, out=grad_normed)
-        if own is not None and self._own_steps is not None:
-            grad_own = attention.own_backward(heads, at, grad_scores, self._own_steps[step])
-            grad_normed.add_(self._to_kv.step_backward(grad_own))
+        if local is not None and self._local_steps is not None:
+            grad_local = attention.local_backward(heads, at, grad_scores, self._local_steps[step])
+            grad_normed.add_(self._to_kv.step_backward(grad_local))
         return self._norm.step_backward(grad_normed.to(x.dtype), x, mean, rstd)
 
     def accumulate(self, grad: Tensor) -> None:
@@ -181,9 +181,9 @@ class AttentionSublayer:
         at = self.chunk
         self._to_out.accumulate(grad.to(self._dtype), at.out.to(self._dtype))
         self._to_q.accumulate(at.grad_q, at.normed)
-        if at.grad_own is not None:
-            self._to_kv.accumulate(at.grad_own, at.normed)
+        if at.grad_local is not None:
+            self._to_kv.accumulate(at.grad_local, at.normed)
         self._norm.accumulate(at.grad_normed, at.x, at.mean, at.rstd)
 
-    def _own(self, at: Step) -> Own:
-        return None if at.own is None else self._attention.split_own(at.own)
+    def _local(self, at: Step) -> LocalKeysValues:
+        return None if at.local is None else self._attention.split_local(at.local)

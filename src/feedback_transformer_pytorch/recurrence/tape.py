@@ -1,4 +1,4 @@
-"""What the forward walk keeps for the backward walk, and the views of it that each step reads and writes."""
+"""What the forward walk step_masks for the backward walk, and the views of it that each step reads and writes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Values(NamedTuple):
 
     Attributes:
         q: (L, R, H*E), scaled.
-        own: (L, R, 2*G*E), keys and values of the segments themselves; None where every segment is a lone token.
-        probabilities: (L, BG, Q, n + own) of each segment, one behind the other.
+        local: (L, R, 2*G*E), keys and values of the segments themselves; None where every segment is a lone token.
+        probabilities: (L, BG, Q, n + local) of each segment, one behind the other.
         out: (L, R, H*E), what attention gave.
         middle: (L, R, D), after attention and its residual.
         hidden: (L, R, 8*D), the feed-forward before its gate.
     """
 
     q: Tensor
-    own: Tensor | None
+    local: Tensor | None
     probabilities: Tensor
     out: Tensor
     middle: Tensor
@@ -34,9 +34,9 @@ class Values(NamedTuple):
     def part(self, layout: Layout, segments: Sequence[Segment], among: Sequence[Segment]) -> Values:
         """The values of some of the segments that these values are laid out for."""
         rows, scores = layout.span(segments, among)
-        own = None if self.own is None else self.own[:, rows]
+        local = None if self.local is None else self.local[:, rows]
         return Values(
-            self.q[:, rows], own, self.probabilities[scores], self.out[:, rows], self.middle[:, rows],
+            self.q[:, rows], local, self.probabilities[scores], self.out[:, rows], self.middle[:, rows],
             self.hidden[:, rows],
         )  # fmt: skip
 
@@ -68,16 +68,16 @@ class Step(NamedTuple):
     """The views of one layer and segment."""
 
     q: Tensor
-    own: Tensor | None
+    local: Tensor | None
     probabilities: Tensor
     out: Tensor
     middle: Tensor
     hidden: Tensor
-    keep_probabilities: Tensor | None
-    keep_hidden: Tensor | None
+    probabilities_mask: Tensor | None
+    hidden_mask: Tensor | None
 
 
-class Keep(NamedTuple):
+class StepMasks(NamedTuple):
     """The dropout masks of one layer and segment, as in `Masks`."""
 
     probabilities: Tensor | None
@@ -97,10 +97,10 @@ class Layout(NamedTuple):
         products = like.new_empty(0, dtype=self.precision.products)
         attention = like.new_empty(0, dtype=self.precision.attention)
         inner = config.heads * config.dim_head
-        alone = all(segment.length == 1 for segment in segments)
+        all_single = all(segment.length == 1 for segment in segments)
         return Values(
             q=attention.new_empty(layers, rows, inner),
-            own=None if alone else attention.new_empty(layers, rows, 2 * config.kv_dim),
+            local=None if all_single else attention.new_empty(layers, rows, 2 * config.kv_dim),
             probabilities=attention.new_empty(sum(self.score_counts(segments))),
             out=attention.new_empty(layers, rows, inner),
             middle=like.new_empty(layers, rows, config.dim),
@@ -130,19 +130,19 @@ class Layout(NamedTuple):
             valued = [scratch[segment.length] for segment in segments]
         return [
             [
-                Step._make((*(None if part is None else part[layer] for part in parts), *keep))
-                for layer, keep in enumerate(keeps)
+                Step._make((*(None if part is None else part[layer] for part in parts), *masked))
+                for layer, masked in enumerate(step_masks)
             ]
-            for parts, keeps in zip(valued, self.keeps(segments, masks), strict=True)
+            for parts, step_masks in zip(valued, self.step_masks(segments, masks), strict=True)
         ]
 
-    def keeps(self, segments: Sequence[Segment], masks: Masks) -> list[list[Keep]]:
+    def step_masks(self, segments: Sequence[Segment], masks: Masks) -> list[list[StepMasks]]:
         """For each segment, for each layer, its views of masks that are laid out for these segments."""
-        masked = zip(self.scores(segments, masks.probabilities), self._by_rows(segments, masks.hidden), strict=True)
+        scores, rows = self.scores(segments, masks.probabilities), self._by_rows(segments, masks.hidden)
         layers = range(self.config.depth)
         return [
-            [Keep._make(None if part is None else part[layer] for part in parts) for layer in layers]
-            for parts in masked
+            [StepMasks._make(None if part is None else part[layer] for part in parts) for layer in layers]
+            for parts in zip(scores, rows, strict=True)
         ]
 
     def states(self, segments: Sequence[Segment], states: Tensor | None, like: Tensor) -> list[Tensor]:
@@ -167,27 +167,27 @@ class Layout(NamedTuple):
     def _views(self, segments: Sequence[Segment], values: Values) -> list[tuple[Any, ...]]:
         parts = (
             self._by_rows(segments, values.q),
-            self._by_rows(segments, values.own),
+            self._by_rows(segments, values.local),
             self.scores(segments, values.probabilities),
             self._by_rows(segments, values.out),
             self._by_rows(segments, values.middle),
             self._by_rows(segments, values.hidden),
         )
-        alone = [segment.length == 1 for segment in segments]
+        all_single = [segment.length == 1 for segment in segments]
         return [
-            (q, None if lone else own, *rest)
-            for lone, (q, own, *rest) in zip(alone, zip(*parts, strict=True), strict=True)
+            (q, None if lone else local, *rest)
+            for lone, (q, local, *rest) in zip(all_single, zip(*parts, strict=True), strict=True)
         ]
 
     def scores(self, segments: Sequence[Segment], flat: Tensor | None) -> list[Tensor] | list[None]:
-        """For each segment the view (L, BG, Q, n + own)."""
+        """For each segment the view (L, BG, Q, n + local)."""
         if flat is None:
             return [None] * len(segments)
         config = self.config
         groups = self.plan.batch * (config.kv_heads or config.heads)
         parts = flat.split(self.score_counts(segments))
         return [
-            part.view(config.depth, groups, -1, self.plan.slots + segment.own)
+            part.view(config.depth, groups, -1, self.plan.slots + segment.local)
             for part, segment in zip(parts, segments, strict=True)
         ]
 
@@ -203,4 +203,4 @@ class Layout(NamedTuple):
     def score_counts(self, segments: Sequence[Segment]) -> list[int]:
         """How many scores each segment has in all layers."""
         per_query = self.config.depth * self.plan.batch * self.config.heads
-        return [per_query * segment.length * (self.plan.slots + segment.own) for segment in segments]
+        return [per_query * segment.length * (self.plan.slots + segment.local) for segment in segments]

@@ -1,4 +1,4 @@
-"""The walk through time over the triples of all layers: what both directions share.
+"""The walk through time over the ops of all layers: what both directions share.
 
 What is sequential is kept small: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
 buffer whose windows are views. The gradients of parameters, and of keys and values, wait for many steps and are then
@@ -17,18 +17,18 @@ from ..memory import Memory
 from ..position import bucket
 from ..segments import Visibility
 from .native.applicability import applies
+from .ops import Attention, Linear, Norm
 from .plan import Plan, Segment
 from .precision import choose_precision
 from .stack import NORM_EPS, Stack
 from .sublayers import AttentionSublayer, FeedForwardSublayer
 from .tape import Layout
-from .triples import Attention, Linear, Norm
 from .windows import Windows
 
 PARAMETERS_PER_BLOCK = 12
 
 
-class Problem(NamedTuple):
+class WalkSpec(NamedTuple):
     """What a walk is about, besides tensors that have gradients.
 
     Attributes:
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     eps: list[tuple[float, float]]
 
     @classmethod
-    def of(cls, stack: Stack, x: Tensor, plan: Plan, visibility: Visibility | None) -> Problem:
+    def of(cls, stack: Stack, x: Tensor, plan: Plan, visibility: Visibility | None) -> WalkSpec:
         """That of a stack, for an input like x under the autocast that is on."""
         out_dtype, precision = choose_precision(x)
         compiled = applies(plan, precision, x)
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
         )
 
 
-class Inputs(NamedTuple):
+class WalkTensors(NamedTuple):
     """All tensors that have gradients.
 
     Attributes:
@@ -85,12 +85,12 @@ class Inputs(NamedTuple):
     blocks: Sequence[Tensor | None]
 
     @classmethod
-    def of(cls, flat: Sequence[Tensor | None]) -> Inputs:
+    def of(cls, flat: Sequence[Tensor | None]) -> WalkTensors:
         """From the row that `flat` gives."""
         return cls(*flat[:6], flat[6:])  # type: ignore[arg-type,call-arg]
 
     @classmethod
-    def of_stack(cls, stack: Stack, x: Tensor, memory: Memory) -> Inputs:
+    def of_stack(cls, stack: Stack, x: Tensor, memory: Memory) -> WalkTensors:
         """x, the memory and the parameters of a stack."""
         parameters = dict(stack.named_parameters())
         return cls.of([x, *memory, *(parameters.get(name) for name in parameter_names(stack.config.depth))])
@@ -114,7 +114,7 @@ def parameter_names(depth: int) -> list[str]:
 
 
 class Block(NamedTuple):
-    """The triples of one block, in the order of its parameters."""
+    """The ops of one block, in the order of its parameters."""
 
     norm_attention: Norm
     to_q: Linear
@@ -125,37 +125,41 @@ class Block(NamedTuple):
 
 
 class Walk:
-    """The triples of all layers, set up for one sequence."""
+    """The ops of all layers, set up for one sequence."""
 
     def __init__(
-        self, problem: Problem, inputs: Inputs, wanted: Sequence[bool] | None = None, buffer: Tensor | None = None
+        self,
+        spec: WalkSpec,
+        tensors: WalkTensors,
+        needs_grad: Sequence[bool] | None = None,
+        buffer: Tensor | None = None,
     ) -> None:
         """Sets up.
 
         Args:
-            wanted: of which inputs, in their flat order, gradients are wanted; None for none.
+            needs_grad: of which tensors, in their flat order, gradients are needed; None for none.
             buffer: the memory buffer that a forward walk left; None for a fresh one.
         """
-        self.problem, self.layout, self.inputs = problem, problem.layout, inputs
+        self.spec, self.layout, self.tensors = spec, spec.layout, tensors
         self.config, self.plan, precision = self.layout
-        self.wanted = tuple(wanted or [False] * len(inputs.flat()))
+        self.needs_grad = tuple(needs_grad or [False] * len(tensors.flat()))
         if buffer is None:
-            buffer = Windows.fresh(self.layout, inputs.keys, inputs.values)
+            buffer = Windows.fresh(self.layout, tensors.keys, tensors.values)
         self.wide = torch.promote_types(precision.attention, torch.float32)
-        self.buckets = bucket(torch.arange(self.config.mem_len + self.config.seq_len, device=inputs.x.device))
-        by_distance = inputs.position.to(self.wide)[self.buckets].t()
-        self.windows = Windows(self.layout, buffer, by_distance, problem.visibility)
-        self.mix_weight = None if self.config.keep_last_hidden else inputs.layer_weight.softmax(0)
+        self.buckets = bucket(torch.arange(self.config.mem_len + self.config.seq_len, device=tensors.x.device))
+        by_distance = tensors.position.to(self.wide)[self.buckets].t()
+        self.windows = Windows(self.layout, buffer, by_distance, spec.visibility)
+        self.mix_weight = None if self.config.keep_last_hidden else tensors.layer_weight.softmax(0)
         self.memory_norm: Norm | None = None
         if self.config.norm_memory:
             dim = self.config.dim
-            self.memory_norm = Norm(inputs.x.new_ones(dim), inputs.x.new_zeros(dim), NORM_EPS, (False, False))
+            self.memory_norm = Norm(tensors.x.new_ones(dim), tensors.x.new_zeros(dim), NORM_EPS, (False, False))
         rows, steps = self.plan.row_counts[0], len(self.plan.segments)
-        self.to_kv = Linear(inputs.to_kv, None, precision, (self.wanted[5], False), rows, steps)
+        self.to_kv = Linear(tensors.to_kv, None, precision, (self.needs_grad[5], False), rows, steps)
         attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
         self.attentions: list[AttentionSublayer] = []
         self.feedforwards: list[FeedForwardSublayer] = []
-        self.blocks = [self._block(index, *eps) for index, eps in enumerate(problem.eps)]
+        self.blocks = [self._block(index, *eps) for index, eps in enumerate(spec.eps)]
         for norm_a, to_q, out_a, norm_f, hidden, out_f in self.blocks:
             dtype = precision.products
             self.attentions.append(AttentionSublayer(norm_a, to_q, self.to_kv, out_a, attention, dtype))
@@ -164,9 +168,9 @@ class Walk:
     def _block(self, index: int, eps_a: float, eps_f: float) -> Block:
         precision, first = self.layout.precision, PARAMETERS_PER_BLOCK * index
         rows, steps = self.plan.row_counts[0], len(self.plan.segments)
-        parameters = self.inputs.blocks[first : first + PARAMETERS_PER_BLOCK]
-        wanted = self.wanted[6 + first : 6 + first + PARAMETERS_PER_BLOCK]
-        pairs = list(zip(parameters[::2], parameters[1::2], wanted[::2], wanted[1::2], strict=True))
+        parameters = self.tensors.blocks[first : first + PARAMETERS_PER_BLOCK]
+        needs_grad = self.needs_grad[6 + first : 6 + first + PARAMETERS_PER_BLOCK]
+        pairs = list(zip(parameters[::2], parameters[1::2], needs_grad[::2], needs_grad[1::2], strict=True))
 
         def norm(place: int, eps: float) -> Norm:
             weight, bias, *wants = pairs[place]

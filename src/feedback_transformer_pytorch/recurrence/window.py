@@ -17,21 +17,21 @@ class View:
     """What one segment of `length` tokens sees of a window of n slots and, behind them, of itself.
 
     Attributes:
-        distance: (length, n + own) or (B, length, n + own), how far each key is, as `position` counts it.
-        hidden: (length, n + own) or (B, length, n + own) bool.
-        seeing: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
+        distance: (length, n + local) or (B, length, n + local), how far each key is, as `position` counts it.
+        masked: (length, n + local) or (B, length, n + local) bool.
+        has_keys: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
     """
 
     distance: Tensor
-    hidden: Tensor
-    seeing: Tensor | None
+    masked: Tensor
+    has_keys: Tensor | None
 
     def bias(self, by_distance: Tensor) -> Tensor:
-        """(H, length, n + own) or (B, H, length, n + own): the bias at each distance (H, M+S), very negative where a
-        key is hidden."""
+        """(H, length, n + local) or (B, H, length, n + local): the bias at each distance (H, M+S), very negative
+        where a key is masked."""
         bias = by_distance[:, self.distance].movedim(0, -3)
         # Half the lowest number, so that a score can be added to it.
-        return bias.masked_fill(self.hidden.unsqueeze(-3), torch.finfo(bias.dtype).min / 2)
+        return bias.masked_fill(self.masked.unsqueeze(-3), torch.finfo(bias.dtype).min / 2)
 
 
 def view(
@@ -47,22 +47,22 @@ def view(
 
     Args:
         slots: n, the width of the window.
-        filled: how many of its newest slots hold a token; the others are hidden.
+        filled: how many of its newest slots hold a token; the others are masked.
         segment: its number.
-        length: its tokens; a lone token has no own keys.
+        length: its tokens; a lone token has no local keys.
         visibility: None when all rows see all.
     """
-    own = length > 1
+    local = length > 1
     query = torch.arange(length, device=device)[:, None]
-    key = torch.arange(-slots, length if own else 0, device=device)
-    hidden = (key > query) | (key < -filled)
+    key = torch.arange(-slots, length if local else 0, device=device)
+    masked = (key > query) | (key < -filled)
     count: int | Tensor = filled
-    seeing = None
+    has_keys = None
     if visibility is not None:
         count = visibility.memory_count(segment, filled)[:, None, None]
-        alone = visibility.alone[:, segment, None, None]
-        hidden = hidden | (key < -count) | (alone & (key >= 0))
-        seeing = (count > 0) | ~(alone | (not own))
-    elif not filled and not own:
-        seeing = torch.zeros(1, 1, 1, dtype=torch.bool, device=device)
-    return View(distances(config.position, query, key, count), hidden, seeing)
+        single = visibility.single_token[:, segment, None, None]
+        masked = masked | (key < -count) | (single & (key >= 0))
+        has_keys = (count > 0) | ~(single | (not local))
+    elif not filled and not local:
+        has_keys = torch.zeros(1, 1, 1, dtype=torch.bool, device=device)
+    return View(distances(config.position, query, key, count), masked, has_keys)

@@ -18,7 +18,7 @@ class Windows:
     """Keys and values of the carried memory and of all tokens in one buffer; a window is a view of it.
 
     Attributes:
-        buffer: (2, BG, n + T, E). The carried memory ends at slot n, and slots before it are hidden; token t goes to
+        buffer: (2, BG, n + T, E). The carried memory ends at slot n, and slots before it are masked; token t goes to
             slot n + t, so a segment that starts at token t sees slots t to t + n.
     """
 
@@ -72,12 +72,12 @@ class Windows:
         for segment in segments:
             start = segment.start - first
             keys, values = seen[:, :, start : start + plan.slots].unbind(0)
-            bias, seeing = self.bias(segment, plan.filled(segment))
-            found.append(Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, seeing))
+            bias, has_keys = self.bias(segment, plan.filled(segment))
+            found.append(Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, has_keys))
         return found
 
     def bias(self, segment: Segment, filled: int) -> tuple[Tensor, Tensor | None]:
-        """The bias (BG, Q, n + own) and `seeing` (R, 1) of a segment whose window has `filled` slots with a token."""
+        """The bias (BG, Q, n + local) and `has_keys` (R, 1) of a segment whose window holds `filled` tokens."""
         seen, plan = self.view(segment, filled), self._layout.plan
         key = (filled, segment.length)
         bias = self._biases.get(key)
@@ -86,10 +86,10 @@ class Windows:
             groups = plan.batch * (self._layout.config.kv_heads or self._layout.config.heads)
             bias = bias.expand(plan.batch, -1, -1, -1).reshape(groups, -1, bias.shape[-1])
             self._biases[key] = bias
-        seeing = seen.seeing
-        if seeing is not None:
-            seeing = seeing.expand(plan.batch, segment.length, 1).reshape(-1, 1)
-        return bias, seeing
+        has_keys = seen.has_keys
+        if has_keys is not None:
+            has_keys = has_keys.expand(plan.batch, segment.length, 1).reshape(-1, 1)
+        return bias, has_keys
 
     def view(self, segment: Segment, filled: int) -> View:
         """Which keys a segment sees, and how far they are."""
@@ -102,13 +102,13 @@ class Windows:
             self._views[key] = seen
         return seen
 
-    def everything(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def all_keys_values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values (B, carried + T, G*E), carried ones first."""
         first = self._layout.plan.slots - self._layout.plan.carried
         return self._as_rows(self.buffer[:, :, first:], dtype)
 
     def gradient(self, grad_keys: Tensor | None, grad_values: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The gradient of the buffer, from those of `everything`."""
+        """The gradient of the buffer, from those of `all_keys_values`."""
         plan = self._layout.plan
         total = torch.zeros_like(self.buffer, dtype=dtype)
         for place, grad in zip(total[:, :, plan.slots - plan.carried :], (grad_keys, grad_values), strict=True):
@@ -128,7 +128,7 @@ class Windows:
         return rows[0], rows[1]
 
     def add_bias_gradient(self, segment: Segment, grad_scores: Tensor, out: Tensor) -> None:
-        """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + own) give its biases."""
+        """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + local) give its biases."""
         plan = self._layout.plan
         batch, distance = plan.batch, self.view(segment, plan.filled(segment)).distance
         grad = grad_scores.sum(0).view(batch, out.shape[0], segment.length, -1)

@@ -1,6 +1,6 @@
 // One segment of the fused walk, down or up all layers in one call, for CPUs.
 //
-// The same steps as the triples of sublayers.py, in one team of threads: a phase is shared out by panels of a weight, by
+// The same steps as the ops of sublayers.py, in one team of threads: a phase is shared out by panels of a weight, by
 // rows, or by pairs of batch row and key/value head, and ends in a barrier. Weights lie in panels, as `pack` leaves them;
 // they are read once a phase, which is what few rows wait for. Axis letters are those of docs/design.md.
 //
@@ -54,14 +54,14 @@ struct Bf16 {
     uint16_t bits;
 };
 
-inline float widened(Bf16 number) {
+inline float to_float(Bf16 number) {
     const uint32_t bits = uint32_t(number.bits) << 16;
     float found;
     std::memcpy(&found, &bits, sizeof found);
     return found;
 }
-inline float widened(float number) { return number; }
-inline double widened(double number) { return number; }
+inline float to_float(float number) { return number; }
+inline double to_float(double number) { return number; }
 
 inline void round_to(float& to, float value) { to = value; }
 inline void round_to(double& to, double value) { to = value; }
@@ -81,7 +81,7 @@ template <class Real> void store(Real* to, const Vector<Real>& vector) { std::me
 
 // For each lane the one that `Pick` names for it, of those of a and then those of b.
 template <class Real, class Pick, int... Lane>
-Vector<Real> picked(const Vector<Real>& a, const Vector<Real>& b, Pick pick, std::integer_sequence<int, Lane...>) {
+Vector<Real> shuffle(const Vector<Real>& a, const Vector<Real>& b, Pick pick, std::integer_sequence<int, Lane...>) {
 #if defined(__clang__)
     return __builtin_shufflevector(a, b, pick(Lane)...);
 #else
@@ -89,8 +89,8 @@ Vector<Real> picked(const Vector<Real>& a, const Vector<Real>& b, Pick pick, std
     return __builtin_shuffle(a, b, lanes);
 #endif
 }
-template <class Real, class Pick> Vector<Real> picked(const Vector<Real>& a, const Vector<Real>& b, Pick pick) {
-    return picked<Real>(a, b, pick, std::make_integer_sequence<int, kLanes<Real>>());
+template <class Real, class Pick> Vector<Real> shuffle(const Vector<Real>& a, const Vector<Real>& b, Pick pick) {
+    return shuffle<Real>(a, b, pick, std::make_integer_sequence<int, kLanes<Real>>());
 }
 
 // Of a and b one behind the other: every other lane; and one of a, one of b in turn, of their first or their last lanes.
@@ -109,7 +109,7 @@ template <class Real, int Count = kLanes<Real>> Vector<Real> sums(Vector<Real>* 
 #pragma GCC unroll 8
         for (int i = 0; i < Count / 2; ++i) {
             const Vector<Real>&a = vectors[2 * i], &b = vectors[2 * i + 1];
-            vectors[i] = picked<Real>(a, b, kEven) + picked<Real>(a, b, kOdd);
+            vectors[i] = shuffle<Real>(a, b, kEven) + shuffle<Real>(a, b, kOdd);
         }
         return sums<Real, Count / 2>(vectors);
     }
@@ -172,21 +172,21 @@ template <class Real> struct Model {
 
 // What both directions see of a segment. R = batch * length rows.
 template <class Real> struct Segment {
-    Index length, own, hidden_slots;  // own: keys of the segment itself, 0 or its length
+    Index length, local, masked_slots;  // local: keys of the segment itself, 0 or its length
     const void *keys, *values;        // its window, (BG, n, E), in the type of the weights
-    const Real* bias;                 // (BG, Q, n + own)
-    const uint8_t* seeing;            // (R,) or null
-    Real* weights;                    // room: (members of the team, n + own)
-    Layers<Real> q, own_kv, probabilities, out;
-    Layers<const Real> keep_probabilities;
+    const Real* bias;                 // (BG, Q, n + local)
+    const uint8_t* has_keys;            // (R,) or null
+    Real* weights;                    // workspace: (members of the team, n + local)
+    Layers<Real> q, local_kv, probabilities, out;
+    Layers<const Real> probabilities_mask;
 };
 
 template <class Real> struct Forward {
     Segment<Real> segment;
     Layers<Real> states, middle, hidden;
-    Layers<const Real> keep_hidden;
+    Layers<const Real> hidden_mask;
     void *new_keys, *new_values;        // (BG, s, E), the segment's slots
-    Real *normed, *product, *kv;        // room: (R, D), (R, F), (R, 2*G*E)
+    Real *normed, *product, *kv;        // workspace: (R, D), (R, F), (R, 2*G*E)
 };
 
 template <class Real> struct Backward {
@@ -195,18 +195,18 @@ template <class Real> struct Backward {
     Layers<Real> grad_states, grad_middle;             // (L+1, R, D), (L, R, D), written
     Layers<const Real> states, middle;                 // what the norms saw
     Layers<const Real> mean_a, rstd_a, mean_f, rstd_f;  // (R,)
-    Layers<const Real> hidden, keep_hidden;            // (R, 2*F), (R, F)
+    Layers<const Real> hidden, hidden_mask;            // (R, 2*F), (R, F)
     Layers<Real> product;                              // (R, F), what came out of the gate, written
-    Layers<Real> grad_hidden, grad_normed_f, grad_normed_a, grad_q, grad_own, grad_scores;  // written
+    Layers<Real> grad_hidden, grad_normed_f, grad_normed_a, grad_q, grad_local, grad_scores;  // written
     const Real *mixed, *mixed_mean, *mixed_rstd;       // what the memory's norm saw; null without one
     Real *grad_mixed, *grad_kv;                        // (R, D), (R, 2*G*E), written
     Real* total;                                       // (2, BG, s, E): what comes from outside and from later blocks
     Index total_stride;                                // between keys and values
-    Real *band, *vectors;                              // (2, BG, C, L, Q, columns) and (2, BG, C, L, Q, E)
+    Real *grad_scores_band, *operands;                              // (2, BG, C, L, Q, columns) and (2, BG, C, L, Q, E)
     Index place, places, columns;                      // of the segment in its block, C
-    Real* grad_bias;                                   // (members of the team, H, s, n + own), added to; or null
+    Real* grad_bias;                                   // (members of the team, H, s, n + local), added to; or null
     Index grad_bias_stride;                            // between two members
-    Real *grad_middle_whole, *grad_out;                // room: (R, D), (R, H*E)
+    Real *grad_middle_whole, *grad_out;                // workspace: (R, D), (R, H*E)
 };
 
 // ---- Products with packed weights ----
@@ -434,11 +434,11 @@ inline float error_function(float x) {
 }
 
 // The normal distribution's share below x; gelu(x) is x times that.
-template <class Real> Real share_below(Real x) {
+template <class Real> Real normal_cdf(Real x) {
     return Real(0.5) * (1 + error_function(x * Real(0.70710678118654752440)));
 }
 
-template <class Real> Real density(Real x) { return Real(0.39894228040143267794) * exponential(Real(-0.5) * x * x); }
+template <class Real> Real normal_pdf(Real x) { return Real(0.39894228040143267794) * exponential(Real(-0.5) * x * x); }
 
 // ---- Attention ----
 
@@ -455,8 +455,8 @@ template <class Number, class Real, int Vectors> void load_alike(const Real* fro
     if constexpr (!std::is_same_v<Number, Real>) {
         for (int v = 0; v < Vectors; v += 2) {
             const Vector<Real> a = to[v], b = to[v + 1];
-            to[v] = picked<Real>(a, b, kEven);
-            to[v + 1] = picked<Real>(a, b, kOdd);
+            to[v] = shuffle<Real>(a, b, kEven);
+            to[v + 1] = shuffle<Real>(a, b, kOdd);
         }
     }
 }
@@ -469,9 +469,9 @@ template <class Number, class Real, int Vectors> void add_row(const Vector<Real>
     } else {
         for (int v = 0; v < Vectors; v += 2) {
             Real* here = to + v * lanes;
-            store<Real>(here, load<Real>(here) + picked<Real>(sums[v], sums[v + 1], kFirstInTurn<Real>));
+            store<Real>(here, load<Real>(here) + shuffle<Real>(sums[v], sums[v + 1], kFirstInTurn<Real>));
             here += lanes;
-            store<Real>(here, load<Real>(here) + picked<Real>(sums[v], sums[v + 1], kLastInTurn<Real>));
+            store<Real>(here, load<Real>(here) + shuffle<Real>(sums[v], sums[v + 1], kLastInTurn<Real>));
         }
     }
 }
@@ -496,7 +496,7 @@ void dots(const Real* q, const Number* rows, Index stride, Index count, Index wi
         for (Index j = 0; j < count; ++j) {
             Real total = 0;
 #pragma omp simd reduction(+ : total)
-            for (Index e = 0; e < width; ++e) total += q[e] * widened(rows[j * stride + e]);
+            for (Index e = 0; e < width; ++e) total += q[e] * to_float(rows[j * stride + e]);
             out[j] = total;
         }
     } else {
@@ -533,7 +533,7 @@ void weighted(const Real* weights, Index weight_stride, const Number* rows, Inde
     if constexpr (Vectors == 0) {
         for (Index j = 0; j < count; ++j) {
 #pragma omp simd
-            for (Index e = 0; e < width; ++e) out[e] += weights[j * weight_stride] * widened(rows[j * stride + e]);
+            for (Index e = 0; e < width; ++e) out[e] += weights[j * weight_stride] * to_float(rows[j * stride + e]);
         }
     } else {
         constexpr int lanes = kLanes<Real>;
@@ -594,21 +594,21 @@ template <class Real> Real exponentials(Real* scores, Index count, Real top) {
 
 template <class Stored, class Real, int Vectors>
 void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer, Index pair, Real* weights) {
-    const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
-    const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
-    const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + hidden * width;
-    const Stored* values = static_cast<const Stored*>(segment.values) + pair * model.pair_stride + hidden * width;
+    const Index width = model.width, slots = model.slots, local = segment.local, columns = slots + local;
+    const Index masked = segment.masked_slots, seen = slots - masked, all = seen + local;
+    const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + masked * width;
+    const Stored* values = static_cast<const Stored*>(segment.values) + pair * model.pair_stride + masked * width;
     const Index group = pair % model.groups, first_row = pair / model.groups * segment.length;
-    const Real* own_keys = own ? segment.own_kv[layer] + first_row * model.kv() + group * width : nullptr;
+    const Real* local_keys = local ? segment.local_kv[layer] + first_row * model.kv() + group * width : nullptr;
     for (Index query = 0; query < model.heads_per_group * segment.length; ++query) {
         const Query<Real> at(model, segment.length, pair, query);
         const Real* q = segment.q[layer] + at.row;
         Real* p = segment.probabilities[layer] + at.head * columns;
-        std::fill_n(p, hidden, Real(0));
-        Real* scores = p + hidden;
+        std::fill_n(p, masked, Real(0));
+        Real* scores = p + masked;
         dots<Real, Vectors>(q, keys, width, seen, width, scores, query ? nullptr : values);
-        if (own) dots<Real, Vectors>(q, own_keys, model.kv(), own, width, scores + seen);
-        const Real* bias = segment.bias + at.head * columns + hidden;
+        if (local) dots<Real, Vectors>(q, local_keys, model.kv(), local, width, scores + seen);
+        const Real* bias = segment.bias + at.head * columns + masked;
         Real top = -HUGE_VAL;
 #pragma omp simd reduction(max : top)
         for (Index j = 0; j < all; ++j) {
@@ -616,17 +616,17 @@ void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer,
             top = scores[j] > top ? scores[j] : top;
         }
         const Real scale = 1 / exponentials(scores, all, top);
-        const Real* keep = segment.keep_probabilities[layer];
-        if (keep) keep += at.head * columns + hidden;
+        const Real* mask = segment.probabilities_mask[layer];
+        if (mask) mask += at.head * columns + masked;
         for (Index j = 0; j < all; ++j) scores[j] *= scale;
-        if (keep) {
-            for (Index j = 0; j < all; ++j) weights[j] = scores[j] * keep[j];
+        if (mask) {
+            for (Index j = 0; j < all; ++j) weights[j] = scores[j] * mask[j];
         }
-        const Real* used = keep ? weights : scores;
+        const Real* used = mask ? weights : scores;
         Real* out = segment.out[layer] + at.row;
         std::fill_n(out, width, Real(0));
         weighted<Real, Vectors>(used, 1, values, width, seen, width, out, query ? nullptr : keys + model.pair_stride);
-        if (own) weighted<Real, Vectors>(used + seen, 1, own_keys + model.groups * width, model.kv(), own, width, out);
+        if (local) weighted<Real, Vectors>(used + seen, 1, local_keys + model.groups * width, model.kv(), local, width, out);
     }
 }
 
@@ -634,61 +634,61 @@ template <class Stored, class Real, int Vectors>
 void attend_backward(const Team& team, const Model<Real>& model, const Backward<Real>& at_step, Index layer, Index pair,
                      Real* weights) {
     const Segment<Real>& segment = at_step.segment;
-    const Index width = model.width, slots = model.slots, own = segment.own, columns = slots + own;
-    const Index hidden = segment.hidden_slots, seen = slots - hidden, all = seen + own;
+    const Index width = model.width, slots = model.slots, local = segment.local, columns = slots + local;
+    const Index masked = segment.masked_slots, seen = slots - masked, all = seen + local;
     const Index queries = model.heads_per_group * segment.length;
-    const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + hidden * width;
-    const Stored* values = static_cast<const Stored*>(segment.values) + pair * model.pair_stride + hidden * width;
+    const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + masked * width;
+    const Stored* values = static_cast<const Stored*>(segment.values) + pair * model.pair_stride + masked * width;
     const Index group = pair % model.groups, first_row = pair / model.groups * segment.length;
-    const Index own_offset = first_row * model.kv() + group * width, own_values = model.groups * width;
-    const Real* own_keys = own ? segment.own_kv[layer] + own_offset : nullptr;
-    Real* grad_own = own ? at_step.grad_own[layer] + own_offset : nullptr;
-    for (Index j = 0; j < own; ++j) {
-        std::fill_n(grad_own + j * model.kv(), width, Real(0));
-        std::fill_n(grad_own + j * model.kv() + own_values, width, Real(0));
+    const Index local_offset = first_row * model.kv() + group * width, local_values = model.groups * width;
+    const Real* local_keys = local ? segment.local_kv[layer] + local_offset : nullptr;
+    Real* grad_local = local ? at_step.grad_local[layer] + local_offset : nullptr;
+    for (Index j = 0; j < local; ++j) {
+        std::fill_n(grad_local + j * model.kv(), width, Real(0));
+        std::fill_n(grad_local + j * model.kv() + local_values, width, Real(0));
     }
     for (Index query = 0; query < queries; ++query) {
         const Query<Real> at(model, segment.length, pair, query);
         const Real *q = segment.q[layer] + at.row, *grad = at_step.grad_out + at.row;
-        const Real* p = segment.probabilities[layer] + at.head * columns + hidden;
-        const Real* keep = segment.keep_probabilities[layer];
-        if (keep) keep += at.head * columns + hidden;
+        const Real* p = segment.probabilities[layer] + at.head * columns + masked;
+        const Real* mask = segment.probabilities_mask[layer];
+        if (mask) mask += at.head * columns + masked;
         Real* scores = at_step.grad_scores[layer] + at.head * columns;
-        std::fill_n(scores, hidden, Real(0));
-        scores += hidden;
+        std::fill_n(scores, masked, Real(0));
+        scores += masked;
         dots<Real, Vectors>(grad, values, width, seen, width, scores, query ? nullptr : keys);
-        if (own) dots<Real, Vectors>(grad, own_keys + own_values, model.kv(), own, width, scores + seen);
-        for (Index j = 0; j < all; ++j) weights[j] = keep ? p[j] * keep[j] : p[j];
+        if (local) dots<Real, Vectors>(grad, local_keys + local_values, model.kv(), local, width, scores + seen);
+        for (Index j = 0; j < all; ++j) weights[j] = mask ? p[j] * mask[j] : p[j];
         Real along = 0;
 #pragma omp simd reduction(+ : along)
         for (Index j = 0; j < all; ++j) along += scores[j] * weights[j];
 #pragma omp simd
         for (Index j = 0; j < all; ++j) scores[j] = scores[j] * weights[j] - along * p[j];
         if (at_step.grad_bias) {
-            Real* to = at_step.grad_bias + team.me * at_step.grad_bias_stride + (group * queries + query) * columns + hidden;
+            Real* to = at_step.grad_bias + team.me * at_step.grad_bias_stride + (group * queries + query) * columns + masked;
 #pragma omp simd
             for (Index j = 0; j < all; ++j) to[j] += scores[j];
         }
         Real* grad_q = at_step.grad_q[layer] + at.row;
         std::fill_n(grad_q, width, Real(0));
         weighted<Real, Vectors>(scores, 1, keys, width, seen, width, grad_q, query ? nullptr : values + model.pair_stride);
-        if (own) weighted<Real, Vectors>(scores + seen, 1, own_keys, model.kv(), own, width, grad_q);
-        for (Index j = 0; j < own; ++j) {
-            Real* to = grad_own + j * model.kv();
+        if (local) weighted<Real, Vectors>(scores + seen, 1, local_keys, model.kv(), local, width, grad_q);
+        for (Index j = 0; j < local; ++j) {
+            Real* to = grad_local + j * model.kv();
             weighted<Real, Vectors>(scores + seen + j, 1, q, width, 1, width, to);
-            weighted<Real, Vectors>(weights + seen + j, 1, grad, width, 1, width, to + own_values);
+            weighted<Real, Vectors>(weights + seen + j, 1, grad, width, 1, width, to + local_values);
         }
         // For the gradients of keys and values: both weights, and what they multiply.
         const Index line = ((pair * at_step.places + at_step.place) * model.layers + layer) * queries + query;
         const Index half = model.pairs() * at_step.places * model.layers * queries;
-        Real* band = at_step.band + line * at_step.columns + at_step.place * segment.length;
-        std::fill_n(band, hidden, Real(0));
-        std::copy_n(scores, seen, band + hidden);
+        Real* band = at_step.grad_scores_band + line * at_step.columns + at_step.place * segment.length;
+        std::fill_n(band, masked, Real(0));
+        std::copy_n(scores, seen, band + masked);
         band += half * at_step.columns;
-        std::fill_n(band, hidden, Real(0));
-        std::copy_n(weights, seen, band + hidden);
-        std::copy_n(q, width, at_step.vectors + line * width);
-        std::copy_n(grad, width, at_step.vectors + (half + line) * width);
+        std::fill_n(band, masked, Real(0));
+        std::copy_n(weights, seen, band + masked);
+        std::copy_n(q, width, at_step.operands + line * width);
+        std::copy_n(grad, width, at_step.operands + (half + line) * width);
     }
 }
 
@@ -700,14 +700,14 @@ template <class Real> void slot_gradient(const Team& team, const Model<Real>& mo
     const auto [begin, end] = team.share(2 * model.pairs());
     for (Index half_pair = begin; half_pair < end; ++half_pair) {
         const Index half = half_pair / model.pairs(), pair = half_pair % model.pairs();
-        const Real* band = at.band + (half_pair * lines + later) * at.columns + model.slots + at.place * length;
-        const Real* vectors = at.vectors + (half_pair * lines + later) * width;
+        const Real* weights = at.grad_scores_band + (half_pair * lines + later) * at.columns + model.slots + at.place * length;
+        const Real* rows = at.operands + (half_pair * lines + later) * width;
         for (Index token = 0; token < length; ++token) {
             Real* to = at.grad_kv + (pair / model.groups * length + token) * model.kv() +
                        (half * model.groups + pair % model.groups) * width;
             std::copy_n(at.total + half * at.total_stride + pair * model.pair_stride + token * width, width, to);
-            with_vectors<Real, Real>(width, [&](auto vectors_of) {
-                weighted<Real, decltype(vectors_of)::value>(band + token, at.columns, vectors, width, lines - later, width, to);
+            with_vectors<Real, Real>(width, [&](auto vectors) {
+                weighted<Real, decltype(vectors)::value>(weights + token, at.columns, rows, width, lines - later, width, to);
             });
         }
     }
@@ -746,14 +746,14 @@ void transposed_product(const Real* weights, Index columns, const Real* rows, In
 template <class Weight, class Real> void forward(const Team& team, const Model<Real>& model, const Forward<Real>& at) {
     const Segment<Real>& segment = at.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
-    Real* weights = segment.weights + team.me * (model.slots + segment.own);
+    Real* weights = segment.weights + team.me * (model.slots + segment.local);
     for (Index layer = 0; layer < model.layers; ++layer) {
         const Block<Real>& block = model.blocks[layer];
         const Real* below = at.states[layer];
         norm(team, block.norm_attention, below, rows, dim, at.normed);
         team.barrier();
         product_to<Weight>(team, at.normed, rows, block.to_q, segment.q[layer]);
-        if (segment.own) product_to<Weight>(team, at.normed, rows, model.to_kv, segment.own_kv[layer]);
+        if (segment.local) product_to<Weight>(team, at.normed, rows, model.to_kv, segment.local_kv[layer]);
         team.barrier();
         const auto [begin, end] = team.share(model.pairs());
         with_vectors<Weight, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
@@ -765,15 +765,15 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
         Real* middle = at.middle[layer];
         product<Weight, Real, 1>(team, segment.out[layer], rows, {block.to_out},
                                  [&](Index row, Index column, Index count, auto& found) {
-            const bool seeing = !segment.seeing || segment.seeing[row];
+            const bool has_keys = !segment.has_keys || segment.has_keys[row];
             const Index first = row * dim + column;
-            for (Index i = 0; i < count; ++i) middle[first + i] = below[first + i] + (seeing ? found[0][i] : 0);
+            for (Index i = 0; i < count; ++i) middle[first + i] = below[first + i] + (has_keys ? found[0][i] : 0);
         });
         team.barrier();
         norm(team, block.norm_feedforward, middle, rows, dim, at.normed);
         team.barrier();
         Real* gated = at.hidden[layer];
-        const Real* keep = at.keep_hidden[layer];
+        const Real* mask = at.hidden_mask[layer];
         product<Weight, Real, 2>(team, at.normed, rows, {block.value, block.gate},
                                  [&](Index row, Index column, Index count, auto& found) {
             const Index first = row * hidden + column;
@@ -781,9 +781,9 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
             std::copy_n(found[1], count, gated + row * 2 * hidden + hidden + column);
             Real *value = found[0], *gate = found[1], *to = at.product + first;
 #pragma omp simd
-            for (Index i = 0; i < count; ++i) to[i] = share_below(gate[i]) * gate[i] * value[i];
-            if (keep) {
-                for (Index i = 0; i < count; ++i) to[i] *= keep[first + i];
+            for (Index i = 0; i < count; ++i) to[i] = normal_cdf(gate[i]) * gate[i] * value[i];
+            if (mask) {
+                for (Index i = 0; i < count; ++i) to[i] *= mask[first + i];
             }
         });
         team.barrier();
@@ -831,7 +831,7 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
 template <class Weight, class Real> void backward(const Team& team, const Model<Real>& model, const Backward<Real>& at) {
     const Segment<Real>& segment = at.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
-    Real* weights = segment.weights + team.me * (model.slots + segment.own);
+    Real* weights = segment.weights + team.me * (model.slots + segment.local);
     const auto [first_row, last_row] = team.share(rows);
     slot_gradient(team, model, at);
     team.barrier();
@@ -854,22 +854,22 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         product<Weight, Real, 1>(team, grad, rows, {block.from_hidden},
                                  [&](Index row, Index column, Index count, auto& found) {
             const Index first = row * 2 * hidden + column;
-            const Real *value = at.hidden[layer] + first, *gate = value + hidden, *keep = at.keep_hidden[layer];
+            const Real *value = at.hidden[layer] + first, *gate = value + hidden, *mask = at.hidden_mask[layer];
             Real *grad_value = grad_hidden + first, *grad_gate = grad_value + hidden;
             Real *to = at.product[layer] + row * hidden + column, *grad_to = found[0];
-            if (keep) {
-                keep += row * hidden + column;
-                for (Index i = 0; i < count; ++i) grad_to[i] *= keep[i];
+            if (mask) {
+                mask += row * hidden + column;
+                for (Index i = 0; i < count; ++i) grad_to[i] *= mask[i];
             }
 #pragma omp simd
             for (Index i = 0; i < count; ++i) {
-                const Real below = share_below(gate[i]), gelu = below * gate[i];
+                const Real below = normal_cdf(gate[i]), gelu = below * gate[i];
                 to[i] = gelu * value[i];
                 grad_value[i] = grad_to[i] * gelu;
-                grad_gate[i] = grad_to[i] * value[i] * (below + gate[i] * density(gate[i]));
+                grad_gate[i] = grad_to[i] * value[i] * (below + gate[i] * normal_pdf(gate[i]));
             }
-            if (keep) {
-                for (Index i = 0; i < count; ++i) to[i] *= keep[i];
+            if (mask) {
+                for (Index i = 0; i < count; ++i) to[i] *= mask[i];
             }
         });
         team.barrier();
@@ -880,10 +880,10 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
             Real *whole = at.grad_middle_whole + first, *through = at.grad_middle[layer] + first;
             norm_backward(block.norm_feedforward, at.grad_normed_f[layer] + first, at.middle[layer] + first,
                           at.mean_f[layer][row], at.rstd_f[layer][row], dim, whole);
-            const bool seeing = !segment.seeing || segment.seeing[row];
+            const bool has_keys = !segment.has_keys || segment.has_keys[row];
             for (Index i = 0; i < dim; ++i) {
                 whole[i] += grad[first + i];
-                through[i] = seeing ? whole[i] : 0;
+                through[i] = has_keys ? whole[i] : 0;
             }
         }
         team.barrier();
@@ -897,8 +897,8 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         });
         team.barrier();
         product_to<Weight>(team, at.grad_q[layer], rows, block.to_q, at.grad_normed_a[layer]);
-        if (segment.own) {  // each member adds to the columns it has just written
-            product<Weight, Real, 1>(team, at.grad_own[layer], rows, {model.to_kv},
+        if (segment.local) {  // each member adds to the columns it has just written
+            product<Weight, Real, 1>(team, at.grad_local[layer], rows, {model.to_kv},
                                      [&](Index row, Index column, Index count, auto& found) {
                 Real* to = at.grad_normed_a[layer] + row * dim + column;
                 for (Index i = 0; i < count; ++i) to[i] += found[0][i];
@@ -926,7 +926,7 @@ template <class Real> void end_block(const Team& team, const Model<Real>& model,
         Real* to = at.total + half * at.total_stride + pair * model.pair_stride - model.slots * model.width;
         with_vectors<Real, Real>(model.width, [&](auto vectors) {
             transposed_product<Real, decltype(vectors)::value>(
-                at.band + half_pair * lines * at.columns, at.columns, at.vectors + half_pair * lines * model.width, lines,
+                at.grad_scores_band + half_pair * lines * at.columns, at.columns, at.operands + half_pair * lines * model.width, lines,
                 model.slots, model.width, to);
         });
     }

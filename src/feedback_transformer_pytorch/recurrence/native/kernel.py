@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..triples import Norm
+from ..ops import Norm
 from ..walk import Block, Walk
 from . import structures
 from .library import library, name_of
@@ -28,7 +28,7 @@ class Kernel:
 
     def __init__(self, walk: Walk, transposed: bool) -> None:
         """Packs the weights: as they are for the way forward, transposed for the way back."""
-        config, plan, x = walk.config, walk.plan, walk.inputs.x
+        config, plan, x = walk.config, walk.plan, walk.tensors.x
         compiled = library()
         assert compiled is not None
         self._packed_dtype = walk.layout.precision.weights

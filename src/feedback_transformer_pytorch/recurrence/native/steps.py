@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ..chunk import Chunk
+from ..ops import KeyValueGradient
 from ..plan import Segment
 from ..tape import Masks, Values
-from ..triples import KeyValueGradient
 from ..walk import Walk
 from . import structures
 from .kernel import Kernel
@@ -48,8 +48,8 @@ class _Tables:
         """Values that both directions use, for segments with `count` scores."""
         self.rows(at.q, values.q)
         self.rows(at.out, values.out)
-        if values.own is not None:
-            self.rows(at.own_kv, values.own)
+        if values.local is not None:
+            self.rows(at.local_kv, values.local)
         self.scores(at.probabilities, values.probabilities, count, len(values.q))
 
     def move(self, row: int, score: int) -> None:
@@ -63,17 +63,17 @@ class _Tables:
 def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
     """Fills in what a segment sees, and returns what must be kept for the call."""
     plan, windows = walk.plan, walk.windows
-    filled, own = plan.filled(segment), segment.own
-    at.length, at.own, at.hidden_slots = segment.length, own, plan.slots - filled
+    filled, local = plan.filled(segment), segment.local
+    at.length, at.local, at.masked_slots = segment.length, local, plan.slots - filled
     # The kernel leaves out slots that hold nothing, so that the bias of a full window serves where distances are true
     # ones and something is seen.
-    full = walk.config.position == "t5" and walk.problem.visibility is None and filled + own > 0
-    bias, seeing = windows.bias(segment, plan.slots if full else filled)
-    bias, seeing = bias.contiguous(), None if seeing is None else seeing.contiguous()
+    full = walk.config.position == "t5" and walk.spec.visibility is None and filled + local > 0
+    bias, has_keys = windows.bias(segment, plan.slots if full else filled)
+    bias, has_keys = bias.contiguous(), None if has_keys is None else has_keys.contiguous()
     first = segment.start * windows.buffer.stride(2) * windows.buffer.element_size()
     at.keys, at.values = (half.data_ptr() + first for half in windows.buffer)
-    at.bias, at.seeing = bias.data_ptr(), None if seeing is None else seeing.data_ptr()
-    return [bias, seeing]
+    at.bias, at.has_keys = bias.data_ptr(), None if has_keys is None else has_keys.data_ptr()
+    return [bias, has_keys]
 
 
 def _row(tensor: Tensor, row: int) -> int:
@@ -111,7 +111,7 @@ class ForwardSteps:
 
     def _prepare(self, segment: Segment, state: Tensor) -> tuple[structures.Forward, _Tables, Any]:
         """For segments of this length, a structure, what moves with the segment, and what must be kept."""
-        layout, x = self._walk.layout, self._walk.inputs.x
+        layout, x = self._walk.layout, self._walk.tensors.x
         at, moving, resting = structures.Forward(), _Tables(), _Tables()
         if self._states is None:
             resting.rows(at.states, state)
@@ -125,14 +125,14 @@ class ForwardSteps:
         tables.rows(at.middle, values.middle)
         tables.rows(at.hidden, values.hidden)
         if self._masks.probabilities is not None:
-            moving.scores(at.segment.keep_probabilities, self._masks.probabilities, count, layout.config.depth)
+            moving.scores(at.segment.probabilities_mask, self._masks.probabilities, count, layout.config.depth)
         if self._masks.hidden is not None:
-            moving.rows(at.keep_hidden, self._masks.hidden)
+            moving.rows(at.hidden_mask, self._masks.hidden)
         rows, dim = segment.length * x.shape[0], x.shape[2]
-        room = [x.new_empty(rows, width) for width in (dim, layout.config.hidden_dim, 2 * layout.config.kv_dim)]
-        room.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.own))
-        at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in room)
-        return at, moving, (resting, room)
+        buffers = [x.new_empty(rows, width) for width in (dim, layout.config.hidden_dim, 2 * layout.config.kv_dim)]
+        buffers.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.local))
+        at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in buffers)
+        return at, moving, (resting, buffers)
 
 
 class BackwardSteps:
@@ -141,11 +141,11 @@ class BackwardSteps:
     def __init__(self, walk: Walk, memory: KeyValueGradient, bias: Tensor) -> None:
         """Sets up; `bias` (H, M+S) is what the gradients of the biases are added to."""
         self._walk, self._memory, self._bias, self._kernel = walk, memory, bias, Kernel(walk, transposed=True)
-        rows, config, x = max(walk.plan.row_counts), walk.config, walk.inputs.x
-        self._room = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head)]
+        rows, config, x = max(walk.plan.row_counts), walk.config, walk.tensors.x
+        self._workspace = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head)]
         # By length of segments: weights for each thread, gradients of the scores, and of the biases for each thread.
-        self._weights_room: dict[int, Tensor] = {}
-        self._scores_room: dict[int, Tensor] = {}
+        self._weights_workspace: dict[int, Tensor] = {}
+        self._scores_workspace: dict[int, Tensor] = {}
         self._grad_bias: dict[int, Tensor] = {}
 
     def begin(self, chunk: Chunk) -> None:
@@ -170,15 +170,15 @@ class BackwardSteps:
             at.mixed_mean, at.mixed_rstd = (_row(moment, row) for moment in chunk.moments)
         at.total = memory.total[:, :, walk.plan.slots + segment.start :].data_ptr()
         at.total_stride = memory.total.stride(0)
-        at.band, at.vectors = memory.band.data_ptr(), memory.vectors.data_ptr()
-        at.place, at.places, at.columns = place, memory.band.shape[2], memory.band.shape[5]
+        at.grad_scores_band, at.operands = memory.grad_scores_band.data_ptr(), memory.operands.data_ptr()
+        at.place, at.places, at.columns = place, memory.grad_scores_band.shape[2], memory.grad_scores_band.shape[5]
         self._kernel.backward(ctypes.byref(self._kernel.model), ctypes.byref(at))
         del kept
         if walk.config.position != "t5":
-            walk.windows.add_bias_gradient(segment, self._scores_room[segment.length], self._bias)
+            walk.windows.add_bias_gradient(segment, self._scores_workspace[segment.length], self._bias)
 
     def end_block(self, segment: Segment) -> None:
-        """Gives the slots before a block, whose first segment was the last step, what all its queries owe them."""
+        """Gives the slots before a block, whose first segment was the last step, the gradients from all its queries."""
         at, _ = self._calls[segment.length]
         self._kernel.end_block(ctypes.byref(self._kernel.model), ctypes.byref(at))
 
@@ -194,25 +194,25 @@ class BackwardSteps:
         """For the chunk's segments of this length, a structure, and what moves with the segment."""
         chunk, at, tables, config = self._chunk, structures.Backward(), _Tables(), self._walk.config
         count, length = self._counts[index], segment.length
-        columns, threads = self._walk.plan.slots + segment.own, self._kernel.model.threads
-        if length not in self._scores_room:
+        columns, threads = self._walk.plan.slots + segment.local, self._kernel.model.threads
+        if length not in self._scores_workspace:
             like, groups = chunk.values.probabilities, self._memory.total.shape[1]
-            self._scores_room[length] = like.new_empty(config.depth, groups, count // config.depth // groups)
-            self._weights_room[length] = like.new_empty(threads, columns)
+            self._scores_workspace[length] = like.new_empty(config.depth, groups, count // config.depth // groups)
+            self._weights_workspace[length] = like.new_empty(threads, columns)
             if config.position == "t5":  # distances are the same in all windows
                 self._grad_bias[length] = like.new_zeros(threads, config.heads, length * columns)
-        tables.fixed(at.grad_scores, self._scores_room[length])
-        at.segment.weights = self._weights_room[length].data_ptr()
+        tables.fixed(at.grad_scores, self._scores_workspace[length])
+        at.segment.weights = self._weights_workspace[length].data_ptr()
         if config.position == "t5":
             at.grad_bias, at.grad_bias_stride = self._grad_bias[length].data_ptr(), config.heads * length * columns
         tables.values(at.segment, chunk.values, count)
         if chunk.masks.probabilities is not None:
-            tables.scores(at.segment.keep_probabilities, chunk.masks.probabilities, count, len(chunk.values.q))
+            tables.scores(at.segment.probabilities_mask, chunk.masks.probabilities, count, len(chunk.values.q))
         tables.rows(at.states, chunk.states[:-1])
         tables.rows(at.middle, chunk.values.middle)
         tables.rows(at.hidden, chunk.values.hidden)
         if chunk.masks.hidden is not None:
-            tables.rows(at.keep_hidden, chunk.masks.hidden)
+            tables.rows(at.hidden_mask, chunk.masks.hidden)
         tables.rows(at.grad_states, chunk.grad_states)
         tables.rows(at.grad_middle, chunk.grad_middles)
         attentions = [attention.chunk for attention in self._walk.attentions]
@@ -220,14 +220,14 @@ class BackwardSteps:
         tables.rows(at.rstd_a, [each.rstd for each in attentions])
         tables.rows(at.grad_q, [each.grad_q for each in attentions])
         tables.rows(at.grad_normed_a, [each.grad_normed for each in attentions])
-        own = [each.grad_own for each in attentions if each.grad_own is not None]
-        if own:
-            tables.rows(at.grad_own, own)
+        local = [each.grad_local for each in attentions if each.grad_local is not None]
+        if local:
+            tables.rows(at.grad_local, local)
         feedforwards = [feedforward.chunk for feedforward in self._walk.feedforwards]
         tables.rows(at.mean_f, [each.mean for each in feedforwards])
         tables.rows(at.rstd_f, [each.rstd for each in feedforwards])
         tables.rows(at.product, [each.product for each in feedforwards])
         tables.rows(at.grad_hidden, [each.grad_hidden for each in feedforwards])
         tables.rows(at.grad_normed_f, [each.grad_normed for each in feedforwards])
-        at.grad_middle_whole, at.grad_out = (tensor.data_ptr() for tensor in self._room)
+        at.grad_middle_whole, at.grad_out = (tensor.data_ptr() for tensor in self._workspace)
         return at, tables

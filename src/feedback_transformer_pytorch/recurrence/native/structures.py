@@ -64,16 +64,16 @@ class Model(ctypes.Structure):
 
 class Segment(ctypes.Structure):
     _fields_ = [
-        *_numbers("length own hidden_slots"),
-        *_addresses("keys values bias seeing weights"),
-        *_layers("q own_kv probabilities out keep_probabilities"),
+        *_numbers("length local masked_slots"),
+        *_addresses("keys values bias has_keys weights"),
+        *_layers("q local_kv probabilities out probabilities_mask"),
     ]
 
 
 class Forward(ctypes.Structure):
     _fields_ = [
         ("segment", Segment),
-        *_layers("states middle hidden keep_hidden"),
+        *_layers("states middle hidden hidden_mask"),
         *_addresses("new_keys new_values normed product kv"),
     ]
 
@@ -82,11 +82,11 @@ class Backward(ctypes.Structure):
     _fields_ = [
         ("segment", Segment),
         *_addresses("grad_top"),
-        *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f hidden keep_hidden product"),
-        *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_own grad_scores"),
+        *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f hidden hidden_mask product"),
+        *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_local grad_scores"),
         *_addresses("mixed mixed_mean mixed_rstd grad_mixed grad_kv total"),
         *_numbers("total_stride"),
-        *_addresses("band vectors"),
+        *_addresses("grad_scores_band operands"),
         *_numbers("place places columns"),
         *_addresses("grad_bias"),
         *_numbers("grad_bias_stride"),

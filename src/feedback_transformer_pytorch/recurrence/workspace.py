@@ -1,4 +1,4 @@
-"""Buffers that are written anew for every chunk."""
+"""Buffers that are written afresh for every chunk."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-class Room:
-    """Hands out the same memory again and again: fresh memory costs as much as computing what goes into it."""
+class Workspace:
+    """Hands out the same memory for every chunk: fresh memory costs as much as computing what goes into it."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """An unwritten tensor; what was taken under this name before is lost."""
+    def get(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """An unwritten tensor; it replaces the one that was got under this name before."""
         dtype = dtype or like.dtype
         size = torch.Size(shape).numel()
         buffer = self._buffers.get(name)

@@ -1,4 +1,4 @@
-"""The operations of a block, each as a triple: the step forward, the step's input gradient, and the parameter gradient.
+"""The operations of a block, each as a op: the step forward, the step's input gradient, and the parameter gradient.
 
 The first two are what must happen one after another in time. The third waits until many steps are done and is then one
 large product over all of them. Rows (R) are the tokens of one step, or of many.
@@ -18,23 +18,23 @@ from .products import Product
 from .tape import Step
 
 _norm_backward = torch.ops.aten.native_layer_norm_backward.default
-Own: TypeAlias = tuple[Tensor, Tensor] | None
+LocalKeysValues: TypeAlias = tuple[Tensor, Tensor] | None
 
 
 class Norm:
     """Layer normalisation."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, eps: float, wanted: tuple[bool, bool]) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float, needs_grad: tuple[bool, bool]) -> None:
         self.weight, self.bias, self.eps = weight, bias, eps
         self._shape = list(weight.shape)
-        self._wanted = [False, *wanted]
-        self.gradients: list[Tensor | None] = [torch.zeros_like(weight) if wants else None for wants in wanted]
+        self._needs_grad = [False, *needs_grad]
+        self.gradients: list[Tensor | None] = [torch.zeros_like(weight) if wants else None for wants in needs_grad]
 
     def step(self, x: Tensor) -> Tensor:
         """(R, D) to (R, D)."""
         return torch.native_layer_norm(x, self._shape, self.weight, self.bias, self.eps)[0]
 
-    def again(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def recompute(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The output (R, D) of many steps once more, with the mean and the inverse deviation (R, 1)."""
         return torch.native_layer_norm(x, self._shape, self.weight, self.bias, self.eps)
 
@@ -44,10 +44,11 @@ class Norm:
 
     def accumulate(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> None:
         """Adds the parameter gradients of many steps."""
-        if not any(self._wanted):
+        if not any(self._needs_grad):
             return
-        found = _norm_backward(grad.to(x.dtype), x, self._shape, mean, rstd, self.weight, self.bias, self._wanted)[1:]
-        for total, part in zip(self.gradients, found, strict=True):
+        mask = self._needs_grad
+        found = _norm_backward(grad.to(x.dtype), x, self._shape, mean, rstd, self.weight, self.bias, mask)
+        for total, part in zip(self.gradients, found[1:], strict=True):
             if total is not None:
                 total.add_(part)
 
@@ -60,7 +61,7 @@ class Linear:
         weight: Tensor,
         bias: Tensor | None,
         precision: Precision,
-        wanted: tuple[bool, bool],
+        needs_grad: tuple[bool, bool],
         rows: int,
         steps: int,
         scale: float = 1.0,
@@ -69,7 +70,7 @@ class Linear:
         self._precision, self._rows, self._steps = precision, rows, steps
         self.gradients: list[Tensor | None] = [
             torch.zeros_like(parameter) if wants and parameter is not None else None
-            for parameter, wants in zip((weight, bias), wanted, strict=True)
+            for parameter, wants in zip((weight, bias), needs_grad, strict=True)
         ]
 
     @cached_property
@@ -104,23 +105,23 @@ class Geglu:
     """gelu(gate) * value, where the input is value, then gate; it has no parameters."""
 
     @staticmethod
-    def step(hidden: Tensor, keep: Tensor | None) -> Tensor:
-        """(R, 2F) to (R, F). `keep` (R, F) is the dropout mask."""
+    def step(hidden: Tensor, dropout_mask: Tensor | None) -> Tensor:
+        """(R, 2F) to (R, F). `dropout_mask` (R, F) is the dropout mask."""
         value, gate = hidden.chunk(2, dim=-1)
         product = F.gelu(gate).mul_(value)
-        return product if keep is None else product.mul_(keep)
+        return product if dropout_mask is None else product.mul_(dropout_mask)
 
     @staticmethod
-    def again(hidden: Tensor, keep: Tensor | None, product: Tensor, slopes: Tensor) -> None:
+    def recompute(hidden: Tensor, dropout_mask: Tensor | None, product: Tensor, slopes: Tensor) -> None:
         """Of many steps: writes the output (R, F), and its derivatives (R, 2, F) by value and gate."""
         value, gate = hidden.chunk(2, dim=-1)
         by_value, by_gate = slopes.unbind(1)
         torch.ops.aten.gelu.out(gate, out=by_value)
         torch.ops.aten.gelu_backward.grad_input(value, gate, grad_input=by_gate)
         torch.mul(by_value, value, out=product)
-        if keep is not None:
-            slopes.mul_(keep[:, None])
-            product.mul_(keep)
+        if dropout_mask is not None:
+            slopes.mul_(dropout_mask[:, None])
+            product.mul_(dropout_mask)
 
     @staticmethod
     def step_backward(grad: Tensor, slopes: Tensor, out: Tensor) -> None:
@@ -133,7 +134,7 @@ class Attention:
 
     It has no parameters; the gradients of keys and values are gathered by `KeyValueGradient`. In tensors of heads, BG
     is batch times key/value heads, Q query heads per key/value head times the tokens of the segment, and n the window.
-    `own` is the pair of keys and values (BG, s, E) of the segment itself, or None.
+    `local` is the pair of keys and values (BG, s, E) of the segment itself, or None.
     """
 
     def __init__(self, batch: int, groups: int, width: int) -> None:
@@ -155,64 +156,71 @@ class Attention:
         length = rows.shape[0] // self._batch
         return rows.view(self._batch, length, self._groups, -1, self._width).permute(0, 2, 3, 1, 4)
 
-    def split_own(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def split_local(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(B*s, 2*G*E) to keys and values (BG, s, E)."""
         pair = rows.view(self._batch, -1, 2, self._groups, self._width).permute(2, 0, 3, 1, 4)
         keys, values = pair.reshape(2, self._batch * self._groups, -1, self._width).unbind(0)
         return keys, values
 
     @staticmethod
-    def probabilities(q: Tensor, keys_t: Tensor, own: Own, bias: Tensor, out: Tensor) -> Tensor:
+    def probabilities(q: Tensor, keys_t: Tensor, local: LocalKeysValues, bias: Tensor, out: Tensor) -> Tensor:
         """softmax(q keys^T + bias) into `out` (BG, Q, n + s); q (BG, Q, E) is scaled, keys_t is (BG, E, n)."""
-        if own is None and bias.dtype == q.dtype:
+        if local is None and bias.dtype == q.dtype:
             scores = torch.baddbmm(bias, q, keys_t)
         else:
             scores = torch.bmm(q, keys_t)
-            if own is not None:
-                scores = torch.cat([scores, torch.bmm(q, own[0].transpose(1, 2))], -1)
+            if local is not None:
+                scores = torch.cat([scores, torch.bmm(q, local[0].transpose(1, 2))], -1)
             scores = scores + bias
         if scores.dtype == out.dtype:
             return torch.softmax(scores, -1, out=out)
         return out.copy_(torch.softmax(scores, -1))
 
-    def step(self, probabilities: Tensor, values: Tensor, own: Own, out: Tensor) -> Tensor:
+    def step(self, probabilities: Tensor, values: Tensor, local: LocalKeysValues, out: Tensor) -> Tensor:
         """Probabilities (BG, Q, n + s) times values (BG, n, E), into the rows `out` (B*s, G*q*E)."""
-        if out.shape[0] == self._batch and own is None:
+        if out.shape[0] == self._batch and local is None:
             torch.bmm(probabilities, values, out=self.split(out))
             return out
-        return self.join(self._both(probabilities, values, None if own is None else own[1]), out)
+        return self.join(self._both(probabilities, values, None if local is None else local[1]), out)
 
     def step_backward(
-        self, grad: Tensor, keys: Tensor, values_t: Tensor, own: Own, at: Step, grad_scores: Tensor, grad_q: Tensor
+        self,
+        grad: Tensor,
+        keys: Tensor,
+        values_t: Tensor,
+        local: LocalKeysValues,
+        at: Step,
+        grad_scores: Tensor,
+        grad_q: Tensor,
     ) -> None:
         """Writes the gradients of the scores (BG, Q, n + s) and of the query rows (B*s, G*q*E), from `grad` (BG, Q, E)
         of the output."""
         grad_p = torch.bmm(grad, values_t)
-        if own is not None:
-            grad_p = torch.cat([grad_p, torch.bmm(grad, own[1].transpose(1, 2))], -1)
-        if at.keep_probabilities is not None:
-            grad_p = grad_p * at.keep_probabilities
+        if local is not None:
+            grad_p = torch.cat([grad_p, torch.bmm(grad, local[1].transpose(1, 2))], -1)
+        if at.probabilities_mask is not None:
+            grad_p = grad_p * at.probabilities_mask
         torch._softmax_backward_data(grad_p, at.probabilities, -1, grad_p.dtype, grad_input=grad_scores)
-        if own is None and grad_q.shape[0] == self._batch and grad_q.dtype == grad.dtype:
+        if local is None and grad_q.shape[0] == self._batch and grad_q.dtype == grad.dtype:
             torch.bmm(grad_scores, keys, out=self.split(grad_q))
         else:
-            self.join(self._both(grad_scores, keys, None if own is None else own[0]), grad_q)
+            self.join(self._both(grad_scores, keys, None if local is None else local[0]), grad_q)
 
-    def own_backward(self, grad: Tensor, at: Step, grad_scores: Tensor, out: Tensor) -> Tensor:
+    def local_backward(self, grad: Tensor, at: Step, grad_scores: Tensor, out: Tensor) -> Tensor:
         """Writes the gradient of the segment's own keys and values into the rows `out` (B*s, 2*G*E)."""
         q, length = self.split(at.q), out.shape[0] // self._batch
-        p = at.probabilities if at.keep_probabilities is None else at.probabilities * at.keep_probabilities
+        p = at.probabilities if at.probabilities_mask is None else at.probabilities * at.probabilities_mask
         target = out.view(self._batch, length, 2, self._groups, self._width).permute(2, 0, 3, 1, 4)
         for place, weights, operand in zip(target, (grad_scores, p), (q, grad), strict=True):
             place.copy_(torch.bmm(weights[..., -length:].transpose(1, 2), operand).view(place.shape))
         return out
 
     @staticmethod
-    def _both(weights: Tensor, window: Tensor, own: Tensor | None) -> Tensor:
-        if own is None:
+    def _both(weights: Tensor, window: Tensor, local: Tensor | None) -> Tensor:
+        if local is None:
             return torch.bmm(weights, window)
         slots = window.shape[1]
-        return torch.bmm(weights[..., :slots], window).baddbmm_(weights[..., slots:], own)
+        return torch.bmm(weights[..., :slots], window).baddbmm_(weights[..., slots:], local)
 
 
 class KeyValueGradient:
@@ -226,8 +234,8 @@ class KeyValueGradient:
         total: (2, BG, n + T, E), the gradients of the keys and of the values; what comes from outside stands in it
             from the start.
         start: the block's first token.
-        band: (2, BG, C, L, Q, n + C*s), the gradients of the scores, and the probabilities after dropout.
-        vectors: (2, BG, C, L, Q, E), what they multiply: queries, and gradients of the outputs.
+        grad_scores_band: (2, BG, C, L, Q, n + C*s), the gradients of the scores, and the probabilities after dropout.
+        operands: (2, BG, C, L, Q, E), what they multiply: queries, and gradients of the outputs.
     """
 
     def __init__(self, total: Tensor, slots: int) -> None:
@@ -245,31 +253,31 @@ class KeyValueGradient:
         _, groups, _, width = self.total.shape
         # Row (c, l, q) holds the window of segment c, c*length columns to the right of the first one's.
         columns = self._slots + segments * length
-        self.band = like.new_zeros(2, groups, segments, layers, queries, columns)
-        self.vectors = like.new_empty(2, groups, segments, layers, queries, width)
+        self.grad_scores_band = like.new_zeros(2, groups, segments, layers, queries, columns)
+        self.operands = like.new_empty(2, groups, segments, layers, queries, width)
 
     def slot(self, segment: int) -> Tensor:
         """(2, BG, s, E): the finished gradient of the slots that the block's segment number `segment` wrote."""
         place = self._slots + self.start + segment * self._length
         total = self.total[:, :, place : place + self._length]
-        if segment + 1 < self.band.shape[2]:
+        if segment + 1 < self.grad_scores_band.shape[2]:
             column = self._slots + segment * self._length
-            later = self.band[:, :, segment + 1 :, ..., column : column + self._length].flatten(2, 4).flatten(0, 1)
-            vectors = self.vectors[:, :, segment + 1 :].flatten(2, 4).flatten(0, 1)
-            total.add_(torch.bmm(later.transpose(1, 2), vectors).view(total.shape))
+            later = self.grad_scores_band[:, :, segment + 1 :, ..., column : column + self._length]
+            operands = self.operands[:, :, segment + 1 :].flatten(2, 4).flatten(0, 1)
+            total.add_(torch.bmm(later.flatten(2, 4).flatten(0, 1).transpose(1, 2), operands).view(total.shape))
         return total
 
     def add(self, segment: int, grad_scores: Tensor, probabilities: Tensor, q: Tensor, grad: Tensor) -> None:
-        """Takes a segment's part, of all layers: (L, BG, Q, n + own) twice, then (L, BG, Q, E) twice."""
+        """Takes a segment's part, of all layers: (L, BG, Q, n + local) twice, then (L, BG, Q, E) twice."""
         columns = slice(segment * self._length, segment * self._length + self._slots)
-        for band, vectors, weights, operand in zip(
-            self.band, self.vectors, (grad_scores, probabilities), (q, grad), strict=True
+        for band, place, weights, operand in zip(
+            self.grad_scores_band, self.operands, (grad_scores, probabilities), (q, grad), strict=True
         ):
             band[:, segment, ..., columns].copy_(weights[..., : self._slots].transpose(0, 1))
-            vectors[:, segment].copy_(operand.transpose(0, 1))
+            place[:, segment].copy_(operand.transpose(0, 1))
 
     def end(self) -> None:
-        """Gives the slots before the block what all its queries owe them."""
-        earlier = self.band[..., : self._slots].flatten(2, 4).flatten(0, 1)
-        found = torch.bmm(earlier.transpose(1, 2), self.vectors.flatten(2, 4).flatten(0, 1))
+        """Gives the slots before the block the gradients from all its queries."""
+        earlier = self.grad_scores_band[..., : self._slots].flatten(2, 4).flatten(0, 1)
+        found = torch.bmm(earlier.transpose(1, 2), self.operands.flatten(2, 4).flatten(0, 1))
         self.total[:, :, self.start : self.start + self._slots].add_(found.view(2, -1, *found.shape[1:]))
