@@ -63,7 +63,7 @@ def cases(draw: st.DrawFn, **fixed: Any) -> Case:
         "kv_heads": kv_heads,
         "keep_last_hidden": draw(st.booleans()),
         "norm_memory": draw(st.booleans()),
-        "position": draw(st.sampled_from(["t5", "legacy"])),
+        "position": draw(st.sampled_from(["t5", "relative", "legacy"])),
     }
     fields.update({name: value for name, value in fixed.items() if name in fields})
     edges = [1, mem_len - 1, mem_len, mem_len + 1, 3 * mem_len + 1]

@@ -196,7 +196,10 @@ X = torch.ones(2, 4, dtype=torch.long)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build(TransformerXL, position="legacy"), "position is 'legacy'; TransformerXL knows 't5' only"),
+        (
+            lambda: build(TransformerXL, position="legacy"),
+            "position is 'legacy'; TransformerXL takes 't5' or 'relative'",
+        ),
         (lambda: build(TransformerXL, mem_length=3), "'mem_length' is not a hyper-parameter of the model"),
         (lambda: TransformerXL(dim=4, depth=1, mem_len=1), "num_tokens is missing"),
         (

@@ -109,7 +109,7 @@ def test_dropout_has_the_same_masks_in_both_directions(
 
 
 @pytest.mark.parametrize("seq_len", [1, 3])
-@pytest.mark.parametrize("position", ["t5", "legacy"])
+@pytest.mark.parametrize("position", ["t5", "relative", "legacy"])
 def test_gradcheck(seq_len: int, position: Any) -> None:
     """Finite differences against the function itself, for every differentiable input."""
     config = dataclasses.replace(
@@ -219,7 +219,7 @@ class Adapted(nn.Module):
 def test_steps_aside_says_why_once_and_is_right(how: str) -> None:
     model = CASE.model(implementation="fused")
     STEPS_ASIDE[how](model.decoder.stack)
-    with pytest.warns(UserWarning, match="steps aside"):
+    with pytest.warns(UserWarning, match="falls back"):
         found = run(model, CASE.tokens(), CASE.memory())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

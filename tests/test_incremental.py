@@ -55,7 +55,7 @@ def reads_like_calls(reader: Reader, **memory: Memory | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "decoder", "decoder.stack.layers.0"])
-@pytest.mark.filterwarnings("ignore:the fused recurrence steps aside")
+@pytest.mark.filterwarnings("ignore:the fused recurrence falls back")
 def test_hooks_are_called(name: str) -> None:
     model, calls = CASE.model(), []
     model.get_submodule(name).register_forward_hook(lambda *_: calls.append(1))

@@ -149,7 +149,7 @@ def test_dropout_is_drawn_in_training_only() -> None:
     assert torch.equal(model(x, memory), model(x, memory))
 
 
-@pytest.mark.parametrize("position", ["t5", "legacy"])
+@pytest.mark.parametrize("position", ["t5", "relative", "legacy"])
 def test_gradient_flows_into_a_given_memory(position: str) -> None:
     config = FeedbackConfig(num_tokens=11, dim=4, depth=1, mem_len=3, heads=1, dim_head=3, position=position)
     model = Case(config, 1, 3, 0, 0).model()

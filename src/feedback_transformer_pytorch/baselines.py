@@ -20,7 +20,7 @@ from .config import FeedbackConfig
 from .errors import InputError
 from .layers import FeedForward
 from .model import check_tokens
-from .position import RelativePosition
+from .position import BucketVectors, bucket, build_position, gather_buckets
 
 # Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
 MIN_BLOCK = 128
@@ -32,7 +32,7 @@ class HiddenMemory:
 
     Attributes:
         states: (B, L, n, D).
-        visible: (B, n) bool, False where a slot is hidden; None, the usual case, means that all are seen.
+        visible: (B, n) bool, False where a slot is masked; None, the usual case, means that all are seen.
     """
 
     states: Tensor
@@ -55,12 +55,14 @@ class _Window:
     Attributes:
         queries: the block's places in the call.
         keys: the places of its keys, counted from the oldest memory slot.
-        bias: (1 or B, H, queries, keys), added to the scores; -inf where a key is hidden. A query sees itself.
+        bias: (1 or B, H or 1, queries, keys), added to the scores; -inf where a key is masked. A query sees itself.
+        buckets: (queries, keys), of distances whose vectors are added to the scores; None where none are.
     """
 
     queries: slice
     keys: slice
     bias: Tensor
+    buckets: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,19 @@ class _Places:
     """Who may see whom, by place: n memory slots, then T tokens.
 
     Attributes:
-        real: (B, n+T) bool, False at padding and at hidden slots.
+        real: (B, n+T) bool, False at padding and at masked slots.
         document: (B, n+T), the number of the document it belongs to.
     """
 
     real: Tensor
     document: Tensor
 
-    def hidden(self, queries: slice, keys: slice) -> Tensor:
-        """(B, queries, keys) bool, True where a key is hidden by padding or by the start of a document."""
-        hidden = ~self.real[:, None, keys] | (self.document[:, queries, None] != self.document[:, None, keys])
+    def masked(self, queries: slice, keys: slice) -> Tensor:
+        """(B, queries, keys) bool, True where a key is masked by padding or by the start of a document."""
+        masked = ~self.real[:, None, keys] | (self.document[:, queries, None] != self.document[:, None, keys])
         place = torch.arange(self.real.shape[1], device=self.real.device)
         # Without its own key, a query in padding would see nothing, and its softmax would be NaN.
-        return hidden & (place[queries, None] != place[keys])
+        return masked & (place[queries, None] != place[keys])
 
     def visible(self, slots: int) -> Tensor | None:
         """(B, slots) bool, which of the last places the next token may see; None if all."""
@@ -102,8 +104,9 @@ class _Layer(nn.Module):
         self.to_out = nn.Linear(inner, config.dim)
         self.feedforward = FeedForward(config)
 
-    def forward(self, x: Tensor, past: Tensor, windows: Sequence[_Window]) -> Tensor:
-        """(B, T, D) to (B, T, D); `past` (B, n, D) is this layer's input before x."""
+    def forward(self, x: Tensor, past: Tensor, windows: Sequence[_Window], vectors: Tensor | None) -> Tensor:
+        """(B, T, D) to (B, T, D); `past` (B, n, D) is this layer's input before x, `vectors` (buckets, E) or None those
+        of distances."""
         known = self.norm(torch.cat([past, x], dim=1))
         q = self.to_q(known[:, past.shape[1] :]).unflatten(-1, (-1, self.dim_head)).transpose(1, 2)
         k, v = self.to_kv(known).unflatten(-1, (2, -1, self.dim_head)).permute(2, 0, 3, 1, 4)
@@ -112,7 +115,7 @@ class _Layer(nn.Module):
                 q[:, :, window.queries],
                 k[:, :, window.keys],
                 v[:, :, window.keys],
-                attn_mask=window.bias,
+                attn_mask=self._bias(q[:, :, window.queries], window, vectors),
                 dropout_p=self.dropout if self.training else 0.0,
                 enable_gqa=self.grouped,
             )
@@ -120,6 +123,13 @@ class _Layer(nn.Module):
         ]
         x = x + self.to_out(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
         return x + self.feedforward(x)
+
+    def _bias(self, q: Tensor, window: _Window, vectors: Tensor | None) -> Tensor:
+        """What is added to the scores of the queries (B, H, queries, E): (1 or B, H or 1, queries, keys)."""
+        if vectors is None or window.buckets is None:
+            return window.bias
+        products = (q * self.dim_head**-0.5) @ vectors.to(q.dtype).t()
+        return window.bias + gather_buckets(products, window.buckets)
 
 
 class _WindowTransformer(nn.Module):
@@ -132,12 +142,12 @@ class _WindowTransformer(nn.Module):
         config = FeedbackConfig.from_dict(hyperparameters)
         if config.num_tokens is None:
             raise InputError("num_tokens is missing; the model needs the size of its vocabulary")
-        if config.position != "t5":
-            raise InputError(f"position is {config.position!r}; {type(self).__name__} knows 't5' only")
+        if config.position == "legacy":
+            raise InputError(f"position is 'legacy'; {type(self).__name__} takes 't5' or 'relative'")
         self.config = config
         self.token_emb = nn.Embedding(config.num_tokens, config.dim)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.depth))
-        self.position = RelativePosition(config.heads)
+        self.position = build_position(config)
         self.norm = nn.LayerNorm(config.dim)
         self.to_logits = nn.Linear(config.dim, config.num_tokens)
 
@@ -188,11 +198,13 @@ class _WindowTransformer(nn.Module):
         memory = self._check_memory(memory, state)
         past = memory.states
         places = _places(memory, x, mask, reset)
-        windows = self._windows(past.shape[2], x.shape[1], places)
+        by_distance = self.position(self.config.mem_len + 1)
+        windows = self._windows(past.shape[2], x.shape[1], places, by_distance.bias)
+        vectors = self.position.vectors.weight if isinstance(self.position, BucketVectors) else None
         left = []
         for layer, cached in zip(self.layers, past.unbind(1), strict=True):
             left.append(_newest(cached, state, self._slots))
-            state = layer(state, cached, windows)
+            state = layer(state, cached, windows, vectors)
         logits = self.to_logits(self.norm(state))
         if not return_memory:
             return logits
@@ -217,9 +229,8 @@ class _WindowTransformer(nn.Module):
             )
         return memory
 
-    def _windows(self, slots: int, length: int, places: _Places | None) -> list[_Window]:
+    def _windows(self, slots: int, length: int, places: _Places | None, bias_by_distance: Tensor) -> list[_Window]:
         mem_len, size = self.config.mem_len, max(self.config.mem_len, MIN_BLOCK)
-        bias_by_distance = self.position(mem_len + 1)
         windows = []
         for start in range(0, length, size):
             block = slice(start, min(start + size, length))
@@ -227,8 +238,9 @@ class _WindowTransformer(nn.Module):
             keys = slice(max(0, queries.start - mem_len), queries.stop)
             bias = _band(bias_by_distance, queries, keys)[None]
             if places is not None:
-                bias = bias.masked_fill(places.hidden(queries, keys)[:, None], -torch.inf)
-            windows.append(_Window(block, keys, bias))
+                bias = bias.masked_fill(places.masked(queries, keys)[:, None], -torch.inf)
+            buckets = _buckets(queries, keys, bias.device) if self.config.position == "relative" else None
+            windows.append(_Window(block, keys, bias, buckets))
         return windows
 
 
@@ -241,7 +253,7 @@ class ParallelTransformer(_WindowTransformer):
     Args: those of `FeedbackConfig`; `seq_len`, `keep_last_hidden` and `norm_memory` mean nothing here.
 
     Raises:
-        InputError: an argument is unknown or out of range, or `position` is not "t5".
+        InputError: an argument is unknown or out of range, or `position` is "legacy".
     """
 
     remembers = False
@@ -251,14 +263,14 @@ class TransformerXL(_WindowTransformer):
     """Transformer-XL (Dai et al. 2019, arXiv 1901.02860): layers also see what the layer below computed in earlier
     calls, by a cache of its last M states.
 
-    Position is T5's bias instead of the paper's sinusoids, as in the Feedback Transformer it is compared with. Each
-    query sees exactly its last M tokens and itself, so that it does not matter where a text is split into calls. The
-    caller detaches the memory (the paper's stop-gradient).
+    Position is that of the Feedback Transformer it is compared with, instead of the paper's sinusoids. Each query sees
+    exactly its last M tokens and itself, so that it does not matter where a text is split into calls. The caller
+    detaches the memory (the paper's stop-gradient).
 
     Args: those of `FeedbackConfig`; `seq_len`, `keep_last_hidden` and `norm_memory` mean nothing here.
 
     Raises:
-        InputError: an argument is unknown or out of range, or `position` is not "t5".
+        InputError: an argument is unknown or out of range, or `position` is "legacy".
     """
 
     remembers = True
@@ -272,6 +284,13 @@ def _band(bias_by_distance: Tensor, queries: slice, keys: slice) -> Tensor:
     last = bias_by_distance.shape[1] - 1
     diagonals = bias_by_distance[:, distance.clamp(0, last)]
     return diagonals.masked_fill((distance < 0) | (distance > last), -torch.inf).unfold(1, width, 1).flip(1)
+
+
+def _buckets(queries: slice, keys: slice, device: torch.device) -> Tensor:
+    """(queries, keys), the bucket of each distance; 0 where a key is ahead."""
+    query = torch.arange(queries.start, queries.stop, device=device)
+    key = torch.arange(keys.start, keys.stop, device=device)
+    return bucket((query[:, None] - key).clamp(min=0))
 
 
 def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from .errors import InputError
 
-Position = Literal["t5", "legacy"]
+Position = Literal["t5", "relative", "legacy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,9 @@ class FeedbackConfig:
         keep_last_hidden: store the top layer in the memory instead of the learned mix of all layers.
         norm_memory: normalise that mix before it is stored. Version 0.0.11 does not, and where segments are short its
             states may then grow from token to token without bound.
-        position: "t5", true distances in T5 buckets; "legacy", the bias of version 0.0.11, for its checkpoints.
+        position: what the distance between query and key adds to a score. "relative": the query times a learned vector
+            of the distance, which trains best; "t5": a learned bias of the distance, the default; "legacy": the bias
+            of version 0.0.11, for its checkpoints.
 
     Raises:
         InputError: names the field, its value and what is allowed.

@@ -14,7 +14,7 @@ from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
 from .memory import Memory, as_memory
 from .model import FeedbackDecoder, FeedbackTransformer, check_tokens
-from .recurrence import Incremental, is_called_plainly
+from .recurrence import Incremental, computes_like, is_called_plainly
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
 READ_AT_ONCE = 256
@@ -99,7 +99,7 @@ class Reader:
 
     def _logits(self, tokens: Tensor, whole: int) -> Tensor:
         """The logits (B, V) after tokens, of which the first `whole` enter the memory."""
-        if type(self.model) is FeedbackTransformer and _is_plain(self.model):
+        if isinstance(self.model, FeedbackTransformer) and _is_plain(self.model):
             check_tokens(tokens, self.model.token_emb.num_embeddings)
             x = self.model.token_emb(tokens)
             if self._walk is None:
@@ -123,8 +123,9 @@ class Reader:
 
 def _is_plain(model: FeedbackTransformer) -> bool:
     """Whether the model's parts, one called after the other, are the model."""
-    whole = type(model.decoder) is FeedbackDecoder and model.implementation != "stepwise"
-    return whole and is_called_plainly(model) and is_called_plainly(model.decoder)
+    if model.implementation == "stepwise" or not computes_like(model, FeedbackTransformer):
+        return False
+    return computes_like(model.decoder, FeedbackDecoder) and all(map(is_called_plainly, (model, model.decoder)))
 
 
 def _walk(model: FeedbackTransformer, x: Tensor, memory: Any) -> Incremental | None:

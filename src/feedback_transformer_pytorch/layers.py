@@ -19,7 +19,9 @@ class Context:
         keys: (B, n, G, E), the memory's.
         values: (B, n, G, E), the memory's.
         local: whether the segment's own keys follow the memory's.
-        bias: (H, S, n + local*S) or (B, H, S, n + local*S), added to the scores; very negative where a key is masked.
+        bias: (H or 1, S, n + local*S), or the same for each row (B, H or 1, S, n + local*S), added to the scores; very
+            negative where a key is masked.
+        vectors: (S, n + local*S, E), whose products with the query are added to the scores; None for none.
         has_keys: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
     """
 
@@ -27,6 +29,7 @@ class Context:
     values: Tensor
     local: bool
     bias: Tensor
+    vectors: Tensor | None
     has_keys: Tensor | None
 
     @property
@@ -66,8 +69,10 @@ class Attention(nn.Module):
             k, v = torch.cat([k, local_k], dim=1), torch.cat([v, local_v], dim=1)
         q = self.to_q(x) * self.dim_head**-0.5
         q = q.unflatten(-1, (k.shape[2], -1, self.dim_head))  # (B, S, G, H/G, E)
-        scores = torch.einsum("bsgre,bnge->bgrsn", q, k).flatten(1, 2) + context.bias
-        probabilities = scores.softmax(-1)
+        scores = torch.einsum("bsgre,bnge->bgrsn", q, k)
+        if context.vectors is not None:
+            scores = scores + torch.einsum("bsgre,sne->bgrsn", q, context.vectors)
+        probabilities = (scores.flatten(1, 2) + context.bias).softmax(-1)
         if self.training and self.dropout:
             probabilities = probabilities * dropout_mask(probabilities, self.dropout)
         out = torch.einsum("bgrsn,bnge->bsgre", probabilities.unflatten(1, (k.shape[2], -1)), v)

@@ -92,8 +92,11 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> Memory:
 
 def newest(keys: Tensor, values: Tensor, mem_len: int) -> Memory:
     """The memory that is left after all tokens: the last M of keys and values (B, n, G*E)."""
-    kept = slice(max(0, keys.shape[1] - mem_len), None)
-    return Memory(keys[:, kept], values[:, kept])
+    dropped = max(0, keys.shape[1] - mem_len)
+    if not dropped:
+        return Memory(keys, values)
+    # Copies: a view would keep all n slots alive for as long as the memory is.
+    return Memory(keys[:, dropped:].clone(), values[:, dropped:].clone())
 
 
 def newest_of_rows(keys: Tensor, values: Tensor, ends: Tensor, lengths: Tensor) -> Memory:

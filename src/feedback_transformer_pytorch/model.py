@@ -23,7 +23,7 @@ class FeedbackDecoder(nn.Module):
 
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
-            way, which steps aside by itself where it does not apply; "auto", the default, is "fused".
+            way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
         recompute: keep less for the backward pass and compute it once more (fused only).
         The others are those of `FeedbackConfig`. These two can also be set after construction.
 
@@ -163,7 +163,7 @@ class FeedbackTransformer(nn.Module):
 
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
-            way, which steps aside by itself where it does not apply; "auto", the default, is "fused".
+            way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
         recompute: keep less for the backward pass and compute it once more (fused only).
         The others are those of `FeedbackConfig`. These two can also be set after construction.
 

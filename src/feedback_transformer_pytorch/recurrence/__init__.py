@@ -1,3 +1,4 @@
+from .applicability import computes_like as computes_like
 from .applicability import is_called_plainly as is_called_plainly
 from .fused import fused as fused
 from .incremental import Incremental as Incremental

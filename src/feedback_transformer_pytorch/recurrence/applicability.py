@@ -1,48 +1,161 @@
-"""Where the fused walk would not compute what the modules say."""
+"""Where the fused walk computes what the modules say.
+
+The fused walk reads the parameters of a stack and its configuration, and calls no module. So it is right only where the
+modules are those that the configuration builds: this is what is compared, module by module.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as module_globals
 
-from ..layers import Attention, Block, FeedForward
-from ..position import RelativePosition
+from ..config import FeedbackConfig
 from .stack import Stack
 
-_PLAIN = (Attention, Block, FeedForward, RelativePosition, Stack, nn.Embedding, nn.LayerNorm, nn.Linear, nn.ModuleList)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What may differ: where parameters are and which mode is on is checked by itself, `eps` is read from the modules.
+_FREE = {"training", "eps", "_parameters", "_buffers", "_modules", "_is_full_backward_hook"}
 _warned: set[str] = set()
+
+
+class _Expected(NamedTuple):
+    """A module as the configuration builds it.
+
+    Attributes:
+        cls: its class.
+        attributes: all that it holds besides parameters, modules and hooks.
+        parameters: their shapes.
+    """
+
+    cls: type[nn.Module]
+    attributes: dict[str, Any]
+    parameters: dict[str, torch.Size]
 
 
 def unsupported_reason(stack: Stack, x: Tensor) -> str | None:
     """Why the fused walk does not apply, as half a sentence; None if it does."""
-    for name, module in stack.named_modules():
-        if type(module) not in _PLAIN:
-            return f"{name} is a {type(module).__name__}, not a plain module (adapted, quantised or parametrized)"
-        if not is_called_plainly(module):
-            return f"{name or 'the stack'} has hooks"
-    for name, parameter in stack.named_parameters():
-        if type(parameter) not in (nn.Parameter, Tensor):
-            return f"{name} is a {type(parameter).__name__}, not a plain tensor"
-        if parameter.dtype != x.dtype:
-            return f"{name} is {parameter.dtype}, the input {x.dtype}"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is on"
+    if _global_hooks():
+        return "a global module hook is registered"
+    expected = _expected(stack.config)
+    modules = dict(stack.named_modules(remove_duplicate=False))
+    if modules.keys() != expected.keys():
+        names = ", ".join(sorted(modules.keys() ^ expected.keys()))
+        return f"the modules are not those of the configuration: {names}"
+    seen: dict[int, str] = {}
+    for name, module in modules.items():
+        label = name or "the stack"
+        reason = _difference(module, expected[name], stack, x)
+        if reason is not None:
+            return f"{label} {reason}"
+        for key, thing in ((label, module), *((f"{label}.{key}", p) for key, p in module._parameters.items())):
+            if thing is not None and seen.setdefault(id(thing), key) != key:
+                return f"{key} is also {seen[id(thing)]}"
     return None
 
 
 def is_called_plainly(module: nn.Module) -> bool:
     """Whether a call of the module is a call of its class's `forward` and nothing else."""
-    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in _HOOKS)
+    return "forward" not in vars(module) and not _hooks(module) and not _global_hooks()
+
+
+def computes_like(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a module is of this class, or of a subclass that changes nothing of how it is called."""
+    mro = type(module).__mro__
+    if cls not in mro:
+        return False
+    anew = {name for ancestor in mro[: mro.index(cls)] for name in vars(ancestor)}
+    return anew.isdisjoint(_defined(cast(Hashable, cls)))
 
 
 def warn_once(reason: str) -> None:
-    """Warns that the stepwise walk is taken, the first time for each reason."""
+    """Warns that the definition is taken, the first time for each reason."""
     if reason not in _warned:
         _warned.add(reason)
-        warnings.warn(f"the fused recurrence steps aside for the stepwise one: {reason}", stacklevel=2)
+        warnings.warn(f"the fused recurrence falls back to the slower definition: {reason}", stacklevel=2)
+
+
+@lru_cache(maxsize=16)
+def _expected(config: FeedbackConfig) -> dict[str, _Expected]:
+    """The modules of a stack, by their names."""
+    with torch.device("meta"):
+        stack = Stack(config)
+    return {
+        name: _Expected(
+            type(module),
+            _attributes(module),
+            {key: p.shape for key, p in module._parameters.items() if p is not None},
+        )
+        for name, module in stack.named_modules()
+    }
+
+
+def _difference(module: nn.Module, expected: _Expected, stack: Stack, x: Tensor) -> str | None:
+    """What a module has that the walk does not compute; None for nothing."""
+    if not computes_like(module, expected.cls):
+        return f"is a {type(module).__name__}, not a plain {expected.cls.__name__} (adapted, quantised or parametrized)"
+    if _hooks(module):
+        return "has hooks"
+    if getattr(module, "dropout", 0) and module.training != stack.training:
+        return f"is in {'training' if module.training else 'eval'} mode, the stack is not"
+    attributes = _attributes(module)
+    for name, value in expected.attributes.items():
+        here = attributes.get(name)
+        if here is not value and (isinstance(here, Tensor) or here != value):
+            return f"has {name}={here!r}, where the configuration has {value!r}"
+    overridden = _defined(cast(Hashable, expected.cls)).intersection(attributes)
+    if overridden:
+        return f"has a {min(overridden)} of its own"
+    if any(buffer is not None for buffer in module._buffers.values()):
+        return f"has buffers: {', '.join(module._buffers)}"
+    parameters = {name: p for name, p in module._parameters.items() if p is not None}
+    if parameters.keys() != expected.parameters.keys():
+        return f"has parameters {sorted(parameters)}, where the configuration has {sorted(expected.parameters)}"
+    for name, parameter in parameters.items():
+        if type(parameter) not in (nn.Parameter, Tensor):
+            return f"has a {name} that is a {type(parameter).__name__}, not a plain tensor"
+        if parameter.shape != expected.parameters[name]:
+            return f"has a {name} of shape {tuple(parameter.shape)}, not {tuple(expected.parameters[name])}"
+        if parameter.dtype != x.dtype:
+            return f"has a {name} of {parameter.dtype}, the input is {x.dtype}"
+    return None
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds besides its mode, parameters, modules and hooks."""
+    return {name: value for name, value in vars(module).items() if name not in _FREE and not name.endswith("hooks")}
+
+
+def _hooks(module: nn.Module) -> bool:
+    """Whether calling the module, or going back through it, runs anything of somebody else."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _global_hooks() -> bool:
+    return bool(
+        module_globals._global_forward_hooks
+        or module_globals._global_forward_pre_hooks
+        or module_globals._global_backward_hooks
+        or module_globals._global_backward_pre_hooks
+    )
+
+
+@lru_cache(maxsize=64)
+def _defined(cls: Any) -> frozenset[str]:
+    """The names that a subclass may not define anew without changing what a call computes."""
+    names = {name for ancestor in cls.__mro__ for name in vars(ancestor)}
+    harmless = {"__module__", "__doc__", "__init__", "__dict__", "__weakref__", "__annotations__", "__qualname__"}
+    harmless |= {"__firstlineno__", "__static_attributes__", "__annotate_func__", "__annotations_cache__"}
+    harmless |= {"__repr__", "extra_repr", "__orig_bases__"}
+    return frozenset(names - harmless)

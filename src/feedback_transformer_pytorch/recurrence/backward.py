@@ -55,7 +55,9 @@ class _BackwardWalk:
             found += op.gradients
         return [grad if wants else None for grad, wants in zip(found, walk.needs_grad, strict=True)]
 
-    def _position(self) -> Tensor:
+    def _position(self) -> Tensor | None:
+        if self.walk.position is not None:
+            return self.walk.position.gradient
         table = self.walk.tensors.position
         found = torch.zeros_like(table, dtype=self.bias.dtype)
         return found.index_add_(0, self.walk.buckets, self.bias.t()).to(table.dtype)
@@ -111,7 +113,7 @@ class _BackwardWalk:
         walk, index = self.walk, len(chunk.segments)
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):
             local = None if chunk.values.local is None else chunk.values.local[layer]
-            attention.prepare(chunk.states[layer], local, chunk.values.out[layer])
+            attention.prepare(chunk.states[layer], chunk.values.q[layer], local, chunk.values.out[layer])
             feedforward.prepare(chunk.values.middle[layer], chunk.values.hidden[layer])
         self.steps.begin(chunk)
         groups = self.memory.total.shape[1]
@@ -205,7 +207,8 @@ class _Steps:
             grad = torch.add(middle, grad_attention, out=layers[layer])
             if mix is not None:
                 grad.addcmul_(part.mixed, mix[layer])
-        windows.add_bias_gradient(segment, grad_scores, self._bias)
+        if walk.position is None:
+            windows.add_bias_gradient(segment, grad_scores, self._bias)
         self._memory.add(
             place,
             grad_scores,

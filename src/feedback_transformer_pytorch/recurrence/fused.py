@@ -106,7 +106,7 @@ def _differentiable(
     """The gradients by the definition, so that they have gradients themselves (`create_graph=True`)."""
     inputs, parameters = WalkTensors.of(flat), flat[3:]
     x, memory = inputs.x, Memory(inputs.keys, inputs.values)
-    names = parameter_names(call.stack.config.depth)
+    names = parameter_names(call.stack.config)
     named = {f"stack.{name}": p for name, p in zip(names, parameters, strict=True) if p is not None}
     with torch.autocast(x.device.type, dtype=call.spec.out_dtype, enabled=call.autocast):
         outputs = torch.func.functional_call(_Definition(call.stack), named, (x, memory, call.spec.visibility))

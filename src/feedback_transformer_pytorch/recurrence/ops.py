@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..position import gather_buckets
 from .precision import Precision
 from .products import Product
 from .tape import Step
@@ -137,14 +138,14 @@ class Attention:
     `local` is the pair of keys and values (BG, s, E) of the segment itself, or None.
     """
 
-    def __init__(self, batch: int, groups: int, width: int) -> None:
-        self._batch, self._groups, self._width = batch, groups, width
+    def __init__(self, batch: int, groups: int, heads_per_group: int) -> None:
+        self._batch, self._groups, self._heads_per_group = batch, groups, heads_per_group
 
     def split(self, rows: Tensor) -> Tensor:
         """(B*s, G*q*E) to (BG, Q, E); a view where the segment is one token."""
         if rows.shape[0] == self._batch:
-            return rows.view(self._batch * self._groups, -1, self._width)
-        return self._heads(rows).reshape(self._batch * self._groups, -1, self._width)
+            return rows.view(self._batch * self._groups, self._heads_per_group, -1)
+        return self._heads(rows).flatten(0, 1).flatten(1, 2)
 
     def join(self, heads: Tensor, out: Tensor) -> Tensor:
         """(BG, Q, E) into the rows `out` (B*s, G*q*E)."""
@@ -154,12 +155,12 @@ class Attention:
 
     def _heads(self, rows: Tensor) -> Tensor:
         length = rows.shape[0] // self._batch
-        return rows.view(self._batch, length, self._groups, -1, self._width).permute(0, 2, 3, 1, 4)
+        return rows.view(self._batch, length, self._groups, self._heads_per_group, -1).permute(0, 2, 3, 1, 4)
 
     def split_local(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(B*s, 2*G*E) to keys and values (BG, s, E)."""
-        pair = rows.view(self._batch, -1, 2, self._groups, self._width).permute(2, 0, 3, 1, 4)
-        keys, values = pair.reshape(2, self._batch * self._groups, -1, self._width).unbind(0)
+        pair = rows.view(self._batch, rows.shape[0] // self._batch, 2, self._groups, -1).permute(2, 0, 3, 1, 4)
+        keys, values = pair.flatten(1, 2).unbind(0)
         return keys, values
 
     @staticmethod
@@ -210,7 +211,7 @@ class Attention:
         """Writes the gradient of the segment's own keys and values into the rows `out` (B*s, 2*G*E)."""
         q, length = self.split(at.q), out.shape[0] // self._batch
         p = at.probabilities if at.probabilities_mask is None else at.probabilities * at.probabilities_mask
-        target = out.view(self._batch, length, 2, self._groups, self._width).permute(2, 0, 3, 1, 4)
+        target = out.view(self._batch, length, 2, self._groups, -1).permute(2, 0, 3, 1, 4)
         for place, weights, operand in zip(target, (grad_scores, p), (q, grad), strict=True):
             place.copy_(torch.bmm(weights[..., -length:].transpose(1, 2), operand).view(place.shape))
         return out
@@ -221,6 +222,35 @@ class Attention:
             return torch.bmm(weights, window)
         slots = window.shape[1]
         return torch.bmm(weights[..., :slots], window).baddbmm_(weights[..., slots:], local)
+
+
+class BucketScores:
+    """What distances add to the scores: the query times the vector of the distance's bucket, a row of `table`
+    (buckets, E) that all layers and heads share."""
+
+    def __init__(self, table: Tensor, precision: Precision, needs_grad: bool) -> None:
+        self.table = table.to(precision.weights).to(precision.attention)
+        self.gradient = torch.zeros_like(table) if needs_grad else None
+
+    def step(self, q: Tensor, buckets: Tensor) -> Tensor:
+        """Queries (BG, Q, E), which are scaled, to (BG, Q, n + s); buckets are (Q, n + s)."""
+        return gather_buckets(q @ self.table.t(), buckets)
+
+    def step_backward(self, grad_scores: Tensor, buckets: Tensor) -> Tensor:
+        """The gradient (BG, Q, buckets) of the queries' products with the table, from that of the scores."""
+        products = grad_scores.new_zeros(*grad_scores.shape[:-1], self.table.shape[0])
+        return products.scatter_add_(-1, buckets.expand_as(grad_scores), grad_scores)
+
+    def add_query_gradient(self, grad_products: Tensor, grad_q: Tensor) -> None:
+        """Adds to the gradient of query rows (R, H*E) that by way of the products, rows (R, H*buckets)."""
+        buckets, width = self.table.shape
+        grad_q.view(-1, width).add_(torch.mm(grad_products.view(-1, buckets), self.table))
+
+    def accumulate(self, grad_products: Tensor, q: Tensor) -> None:
+        """Adds the table's gradient of many steps, from rows (R, H*buckets) and (R, H*E)."""
+        if self.gradient is not None:
+            buckets, width = self.table.shape
+            self.gradient.add_(grad_products.reshape(-1, buckets).t() @ q.reshape(-1, width))
 
 
 class KeyValueGradient:

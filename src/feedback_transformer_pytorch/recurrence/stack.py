@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import FeedbackConfig
 from ..layers import Block
-from ..position import RelativePosition
+from ..position import build_position
 
 NORM_EPS = 1e-5  # of the memory's norm, as nn.LayerNorm has it
 
@@ -22,7 +22,7 @@ class Stack(nn.Module):
         layers: L blocks.
         to_kv: D to 2*G*E, keys first; the one projection of all layers, and of the memory.
         layer_weight: (L+1,), mixes the embedding and the states of all layers into what the memory stores.
-        position: the attention bias by distance.
+        position: what the distance between query and key adds to a score.
     """
 
     def __init__(self, config: FeedbackConfig) -> None:
@@ -31,7 +31,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.to_kv = nn.Linear(config.dim, 2 * config.kv_dim, bias=False)
         self.layer_weight = nn.Parameter(torch.ones(config.depth + 1))
-        self.position = RelativePosition(config.heads)
+        self.position = build_position(config)
 
     def mix(self, states: list[Tensor]) -> Tensor:
         """L+1 states (B, S, D) to the one (B, S, D) that goes into the memory (the paper's equation 2)."""

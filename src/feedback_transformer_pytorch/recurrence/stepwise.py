@@ -31,7 +31,7 @@ def stepwise(
         states (B, T, D) of the top layer, and the keys and values (B, n+T, G*E) of the memory and of all tokens.
     """
     config = stack.config
-    bias_by_distance = stack.position(config.mem_len + config.seq_len)
+    by_distance = stack.position(config.mem_len + config.seq_len)
     keys, values, tops = [memory.keys], [memory.values], []
     window_keys, window_values = memory
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
@@ -41,7 +41,8 @@ def stepwise(
             keys=window_keys.unflatten(-1, (-1, config.dim_head)),
             values=window_values.unflatten(-1, (-1, config.dim_head)),
             local=length > 1,
-            bias=seen.bias(bias_by_distance),
+            bias=seen.bias(by_distance.bias),
+            vectors=None if by_distance.vectors is None else by_distance.vectors[seen.distance],
             has_keys=seen.has_keys,
         )
         states = [state]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops import Attention, Geglu, Linear, LocalKeysValues, Norm
+from .ops import Attention, BucketScores, Geglu, Linear, LocalKeysValues, Norm
 from .tape import Step
 from .workspace import Workspace
 
@@ -22,6 +22,7 @@ class Window(NamedTuple):
     Attributes:
         keys, values: (BG, n, E), views of the memory; keys_t, values_t: (BG, E, n), the same transposed.
         bias: (BG, Q, n + local), very negative where a key is masked.
+        buckets: (Q, n + local), of distances whose vectors are added to the scores; None where none are.
         has_keys: (R, 1), False for rows that see nothing at all; None when every row sees something.
     """
 
@@ -30,6 +31,7 @@ class Window(NamedTuple):
     keys_t: Tensor
     values_t: Tensor
     bias: Tensor
+    buckets: Tensor | None
     has_keys: Tensor | None
 
 
@@ -52,7 +54,9 @@ class AttentionChunk(NamedTuple):
     mean: Tensor  # (Rc, 1)
     rstd: Tensor  # (Rc, 1)
     normed: Tensor  # (Rc, D)
+    q: Tensor  # (Rc, H*E), scaled
     out: Tensor  # (Rc, H*E)
+    grad_products: Tensor | None  # (Rc, H*buckets), of the queries' products with the position's vectors
     grad_q: Tensor  # (Rc, H*E)
     grad_local: Tensor | None  # (Rc, 2*G*E), zero for lone tokens; None where all are
     grad_normed: Tensor  # (Rc, D)
@@ -111,10 +115,17 @@ class AttentionSublayer:
     """Norm, query, attention over the window, linear. Products with parameters are computed in `dtype`."""
 
     def __init__(
-        self, norm: Norm, to_q: Linear, to_kv: Linear, to_out: Linear, attention: Attention, dtype: torch.dtype
+        self,
+        norm: Norm,
+        to_q: Linear,
+        to_kv: Linear,
+        to_out: Linear,
+        attention: Attention,
+        position: BucketScores | None,
+        dtype: torch.dtype,
     ) -> None:
         self._norm, self._to_q, self._to_kv, self._to_out = norm, to_q, to_kv, to_out
-        self._attention, self._dtype = attention, dtype
+        self._attention, self._position, self._dtype = attention, position, dtype
         self._workspace = Workspace()
 
     def step(self, x: Tensor, window: Window, at: Step) -> Tensor:
@@ -133,7 +144,10 @@ class AttentionSublayer:
     def attend(self, window: Window, at: Step) -> None:
         """Writes the probabilities and what they give."""
         attention, local = self._attention, self._local(at)
-        p = attention.probabilities(attention.split(at.q), window.keys_t, local, window.bias, at.probabilities)
+        q, bias = attention.split(at.q), window.bias
+        if self._position is not None and window.buckets is not None:
+            bias = bias + self._position.step(q, window.buckets)
+        p = attention.probabilities(q, window.keys_t, local, bias, at.probabilities)
         attention.step(p if at.probabilities_mask is None else p * at.probabilities_mask, window.values, local, at.out)
 
     def output(self, out: Tensor, has_keys: Tensor | None) -> Tensor:
@@ -141,14 +155,18 @@ class AttentionSublayer:
         y = self._to_out.step(out.to(self._dtype))
         return y if has_keys is None else y * has_keys
 
-    def prepare(self, x: Tensor, local: Tensor | None, out: Tensor) -> None:
-        """Prepares a chunk of steps from its inputs (Rc, D), and from the `local` and the `out` of all its steps."""
+    def prepare(self, x: Tensor, q: Tensor, local: Tensor | None, out: Tensor) -> None:
+        """Prepares a chunk of steps from its inputs (Rc, D), and from the `q`, `local` and `out` of all its steps."""
         normed, mean, rstd = self._norm.recompute(x)
         normed = normed.to(self._dtype)
         grad_q = self._workspace.get("grad_q", tuple(out.shape), normed)
         grad_normed = self._workspace.get("grad_normed", tuple(x.shape), normed)
         grad_local = None if local is None else normed.new_zeros(local.shape)
-        self.chunk = AttentionChunk(x, mean, rstd, normed, out, grad_q, grad_local, grad_normed)
+        grad_products = None
+        if self._position is not None:
+            width = q.shape[1] // self._position.table.shape[1] * self._position.table.shape[0]
+            grad_products = self._workspace.get("grad_products", (q.shape[0], width), q)
+        self.chunk = AttentionChunk(x, mean, rstd, normed, q, out, grad_products, grad_q, grad_local, grad_normed)
 
     def split(self, at: list[Step], counts: list[int]) -> None:
         """Cuts the chunk into steps of `counts` rows, for `step_backward`."""
@@ -156,6 +174,7 @@ class AttentionSublayer:
         parts = (chunk.x, chunk.mean, chunk.rstd, chunk.grad_q, chunk.grad_normed)
         self._at, self._steps = at, list(zip(*(part.split(counts) for part in parts), strict=True))
         self._local_steps = None if chunk.grad_local is None else chunk.grad_local.split(counts)
+        self._products_steps = None if chunk.grad_products is None else chunk.grad_products.split(counts)
 
     def step_backward(self, step: int, grad: Tensor, window: Window, grad_scores: Tensor, grad_out: Tensor) -> Tensor:
         """The gradient (R, D) by the input of the chunk's step number `step`, without the residual's.
@@ -170,6 +189,10 @@ class AttentionSublayer:
         self._to_out.step_backward(grad.to(self._dtype), out=grad_out)
         heads, local = attention.split(grad_out), self._local(at)
         attention.step_backward(heads, window.keys, window.values_t, local, at, grad_scores, grad_q)
+        if self._position is not None and window.buckets is not None and self._products_steps is not None:
+            products = self._position.step_backward(grad_scores, window.buckets)
+            rows = attention.join(products, self._products_steps[step])
+            self._position.add_query_gradient(rows, grad_q)
         self._to_q.step_backward(grad_q, out=grad_normed)
         if local is not None and self._local_steps is not None:
             grad_local = attention.local_backward(heads, at, grad_scores, self._local_steps[step])
@@ -183,6 +206,8 @@ class AttentionSublayer:
         self._to_q.accumulate(at.grad_q, at.normed)
         if at.grad_local is not None:
             self._to_kv.accumulate(at.grad_local, at.normed)
+        if self._position is not None and at.grad_products is not None:
+            self._position.accumulate(at.grad_products, at.q)
         self._norm.accumulate(at.grad_normed, at.x, at.mean, at.rstd)
 
     def _local(self, at: Step) -> LocalKeysValues:

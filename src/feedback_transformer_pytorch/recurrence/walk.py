@@ -13,11 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..config import FeedbackConfig
 from ..memory import Memory
 from ..position import bucket
 from ..segments import Visibility
 from .native.applicability import applies
-from .ops import Attention, Linear, Norm
+from .ops import Attention, BucketScores, Linear, Norm
 from .plan import Plan, Segment
 from .precision import choose_precision
 from .stack import NORM_EPS, Stack
@@ -70,7 +71,7 @@ class WalkTensors(NamedTuple):
     Attributes:
         x: (B, T, D).
         keys, values: (B, carried, G*E).
-        position: (buckets, H).
+        position: (buckets, H), biases, or (buckets, E), vectors.
         layer_weight: (L+1,).
         to_kv: (2*G*E, D).
         blocks: weight and bias (or None) of each module, block by block.
@@ -93,24 +94,25 @@ class WalkTensors(NamedTuple):
     def of_stack(cls, stack: Stack, x: Tensor, memory: Memory) -> WalkTensors:
         """x, the memory and the parameters of a stack."""
         parameters = dict(stack.named_parameters())
-        return cls.of([x, *memory, *(parameters.get(name) for name in parameter_names(stack.config.depth))])
+        return cls.of([x, *memory, *(parameters.get(name) for name in parameter_names(stack.config))])
 
     def flat(self) -> list[Tensor | None]:
         """All tensors in one row."""
         return [*self[:6], *self.blocks]
 
 
-def parameter_names(depth: int) -> list[str]:
+def parameter_names(config: FeedbackConfig) -> list[str]:
     """The names in a `Stack` of the inputs after x, keys and values, in their flat order."""
     modules = [f"attention.{name}" for name in ("norm", "to_q", "to_out")]
     modules += [f"feedforward.{name}" for name in ("norm", "to_hidden", "to_out")]
     blocks = [
         f"layers.{layer}.{module}.{parameter}"
-        for layer in range(depth)
+        for layer in range(config.depth)
         for module in modules
         for parameter in ("weight", "bias")
     ]
-    return ["position.bias.weight", "layer_weight", "to_kv.weight", *blocks]
+    table = "vectors" if config.position == "relative" else "bias"
+    return [f"position.{table}.weight", "layer_weight", "to_kv.weight", *blocks]
 
 
 class Block(NamedTuple):
@@ -147,7 +149,12 @@ class Walk:
             buffer = Windows.fresh(self.layout, tensors.keys, tensors.values)
         self.wide = torch.promote_types(precision.attention, torch.float32)
         self.buckets = bucket(torch.arange(self.config.mem_len + self.config.seq_len, device=tensors.x.device))
-        by_distance = tensors.position.to(self.wide)[self.buckets].t()
+        self.position: BucketScores | None = None
+        if self.config.position == "relative":
+            self.position = BucketScores(tensors.position, precision, self.needs_grad[3])
+            by_distance = tensors.position.new_zeros(1, len(self.buckets), dtype=self.wide)
+        else:
+            by_distance = tensors.position.to(self.wide)[self.buckets].t()
         self.windows = Windows(self.layout, buffer, by_distance, spec.visibility)
         self.mix_weight = None if self.config.keep_last_hidden else tensors.layer_weight.softmax(0)
         self.memory_norm: Norm | None = None
@@ -156,13 +163,14 @@ class Walk:
             self.memory_norm = Norm(tensors.x.new_ones(dim), tensors.x.new_zeros(dim), NORM_EPS, (False, False))
         rows, steps = self.plan.row_counts[0], len(self.plan.segments)
         self.to_kv = Linear(tensors.to_kv, None, precision, (self.needs_grad[5], False), rows, steps)
-        attention = Attention(self.plan.batch, self.config.kv_heads or self.config.heads, self.config.dim_head)
+        groups = self.config.kv_heads or self.config.heads
+        attention = Attention(self.plan.batch, groups, self.config.heads // groups)
         self.attentions: list[AttentionSublayer] = []
         self.feedforwards: list[FeedForwardSublayer] = []
         self.blocks = [self._block(index, *eps) for index, eps in enumerate(spec.eps)]
         for norm_a, to_q, out_a, norm_f, hidden, out_f in self.blocks:
             dtype = precision.products
-            self.attentions.append(AttentionSublayer(norm_a, to_q, self.to_kv, out_a, attention, dtype))
+            self.attentions.append(AttentionSublayer(norm_a, to_q, self.to_kv, out_a, attention, self.position, dtype))
             self.feedforwards.append(FeedForwardSublayer(norm_f, hidden, out_f, dtype))
 
     def _block(self, index: int, eps_a: float, eps_f: float) -> Block:

@@ -30,8 +30,12 @@ class View:
         """(H, length, n + local) or (B, H, length, n + local): the bias at each distance (H, M+S), very negative
         where a key is masked."""
         bias = by_distance[:, self.distance].movedim(0, -3)
-        # Half the lowest number, so that a score can be added to it.
-        return bias.masked_fill(self.masked.unsqueeze(-3), torch.finfo(bias.dtype).min / 2)
+        return bias.masked_fill(self.masked.unsqueeze(-3), masked_bias(bias.dtype))
+
+
+def masked_bias(dtype: torch.dtype) -> float:
+    """The bias of a masked key: half the lowest number, so that a score can be added to it."""
+    return torch.finfo(dtype).min / 2
 
 
 def view(

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..position import bucket
 from ..segments import Visibility
 from .plan import Segment
 from .sublayers import Window
 from .tape import Layout
-from .window import View, view
+from .window import View, masked_bias, view
 
 
 class Windows:
@@ -23,9 +24,12 @@ class Windows:
     """
 
     def __init__(self, layout: Layout, buffer: Tensor, by_distance: Tensor, visibility: Visibility | None) -> None:
+        """Sets up; `by_distance` (H, M+S) is the bias of each distance."""
         self._layout, self.buffer, self.by_distance, self._visibility = layout, buffer, by_distance, visibility
-        self._views: dict[tuple[int, int], View] = {}
-        self._biases: dict[tuple[int, int], Tensor] = {}
+        # What segments of one length see of a full window. There are at most two lengths, so this stays small.
+        self._full_views: dict[int, View] = {}
+        self._full_biases: dict[int, Tensor] = {}
+        self._buckets: dict[int, Tensor] = {}
 
     @staticmethod
     def fresh(layout: Layout, keys: Tensor, values: Tensor) -> Tensor:
@@ -72,35 +76,77 @@ class Windows:
         for segment in segments:
             start = segment.start - first
             keys, values = seen[:, :, start : start + plan.slots].unbind(0)
-            bias, has_keys = self.bias(segment, plan.filled(segment))
-            found.append(Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, has_keys))
+            bias, has_keys = self.bias(segment)
+            buckets = self.buckets(segment)
+            found.append(Window(keys, values, keys.transpose(1, 2), values.transpose(1, 2), bias, buckets, has_keys))
         return found
 
-    def bias(self, segment: Segment, filled: int) -> tuple[Tensor, Tensor | None]:
-        """The bias (BG, Q, n + local) and `has_keys` (R, 1) of a segment whose window holds `filled` tokens."""
-        seen, plan = self.view(segment, filled), self._layout.plan
-        key = (filled, segment.length)
-        bias = self._biases.get(key)
-        if bias is None or self._visibility is not None:
-            bias = seen.bias(self.by_distance)
-            groups = plan.batch * (self._layout.config.kv_heads or self._layout.config.heads)
-            bias = bias.expand(plan.batch, -1, -1, -1).reshape(groups, -1, bias.shape[-1])
-            self._biases[key] = bias
-        has_keys = seen.has_keys
-        if has_keys is not None:
-            has_keys = has_keys.expand(plan.batch, segment.length, 1).reshape(-1, 1)
-        return bias, has_keys
+    @property
+    def true_distances(self) -> bool:
+        """Whether a key's place in the window tells how far it is and, but for empty slots, that it is seen."""
+        return self._layout.config.position != "legacy" and self._visibility is None
 
-    def view(self, segment: Segment, filled: int) -> View:
+    def bias(self, segment: Segment) -> tuple[Tensor, Tensor | None]:
+        """The bias (BG, Q, n + local) and `has_keys` (R, 1) of a segment."""
+        plan = self._layout.plan
+        empty = plan.slots - plan.filled(segment)
+        if not self.true_distances:
+            seen = self.view(segment)
+            return self._for_heads(seen), self._for_rows(segment, seen.has_keys)
+        bias = self.full_bias(segment)
+        if not empty:
+            return bias, None
+        bias = bias.clone()
+        bias[..., :empty] = masked_bias(bias.dtype)
+        sees_none = empty == plan.slots and not segment.local
+        return bias, self._for_rows(segment, self.view(segment).has_keys) if sees_none else None
+
+    def full_bias(self, segment: Segment) -> Tensor:
+        """The bias (BG, Q, n + local) of a segment whose window is full, where distances are true ones."""
+        bias = self._full_biases.get(segment.length)
+        if bias is None:
+            bias = self._full_biases[segment.length] = self._for_heads(self._full_view(segment))
+        return bias
+
+    def buckets(self, segment: Segment) -> Tensor | None:
+        """(Q, n + local), the bucket of each query's distance to each key; None where no vectors are added."""
+        config = self._layout.config
+        if config.position != "relative":
+            return None
+        found = self._buckets.get(segment.length)
+        if found is None:
+            in_group = config.heads // (config.kv_heads or config.heads)
+            found = bucket(self._full_view(segment).distance).repeat(in_group, 1)
+            self._buckets[segment.length] = found
+        return found
+
+    def view(self, segment: Segment) -> View:
         """Which keys a segment sees, and how far they are."""
-        config, plan = self._layout.config, self._layout.plan
-        key = (filled, segment.length)
-        seen = self._views.get(key)
-        if seen is None or self._visibility is not None:
-            device = self.buffer.device
-            seen = view(config, plan.slots, filled, segment.index, segment.length, self._visibility, device)
-            self._views[key] = seen
-        return seen
+        config, plan, device = self._layout.config, self._layout.plan, self.buffer.device
+        filled = plan.filled(segment)
+        return view(config, plan.slots, filled, segment.index, segment.length, self._visibility, device)
+
+    def _full_view(self, segment: Segment) -> View:
+        """The same if its window were full, all seen, and distances true ones."""
+        found = self._full_views.get(segment.length)
+        if found is None:
+            config, slots = self._layout.config, self._layout.plan.slots
+            found = view(config, slots, slots, segment.index, segment.length, None, self.buffer.device)
+            self._full_views[segment.length] = found
+        return found
+
+    def _for_heads(self, seen: View) -> Tensor:
+        """The bias of a view, (BG, Q, n + local)."""
+        config, batch = self._layout.config, self._layout.plan.batch
+        bias = seen.bias(self.by_distance)
+        groups = batch * (config.kv_heads or config.heads)
+        return bias.expand(batch, config.heads, -1, -1).reshape(groups, -1, bias.shape[-1])
+
+    def _for_rows(self, segment: Segment, has_keys: Tensor | None) -> Tensor | None:
+        """A flag of each batch row, (B or 1, 1, 1), for each row of a step: (R, 1)."""
+        if has_keys is None:
+            return None
+        return has_keys.expand(self._layout.plan.batch, segment.length, 1).reshape(-1, 1)
 
     def all_keys_values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values (B, carried + T, G*E), carried ones first."""
@@ -129,10 +175,14 @@ class Windows:
 
     def add_bias_gradient(self, segment: Segment, grad_scores: Tensor, out: Tensor) -> None:
         """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + local) give its biases."""
-        plan = self._layout.plan
-        batch, distance = plan.batch, self.view(segment, plan.filled(segment)).distance
+        batch = self._layout.plan.batch
+        distance = self.distance(segment)
         grad = grad_scores.sum(0).view(batch, out.shape[0], segment.length, -1)
         if distance.ndim == 2:
             out.index_add_(1, distance.flatten(), grad.sum(0).flatten(1).to(out.dtype))
         else:
             out.index_add_(1, distance.flatten(), grad.transpose(0, 1).flatten(1).to(out.dtype))
+
+    def distance(self, segment: Segment) -> Tensor:
+        """(length, n + local) or (B, length, n + local), how far each key of a segment's window is."""
+        return (self._full_view(segment) if self.true_distances else self.view(segment)).distance

@@ -41,6 +41,8 @@ constexpr Index kLine = 64;
 constexpr Index kDepth = 128;
 // The most rows of a step.
 constexpr Index kMostRows = 256;
+// T5's buckets of distances; the first half of them holds one distance each.
+constexpr Index kBuckets = 32;
 
 template <class Real> constexpr int kLanes = kVectorBytes / int(sizeof(Real));
 template <class Real> constexpr int kPanel = 2 * kLanes<Real>;
@@ -164,6 +166,8 @@ template <class Real> struct Model {
     Linear<Real> to_kv;
     const Real* mix;         // (L+1,), or null for the top state alone
     const Norm<Real>* memory_norm;  // or null
+    const Real *position, *position_t;  // vectors of distances, (buckets, E) and (E, buckets); or null
+    const Index* bucket_starts;         // (buckets + 1,), the first distance of each bucket; the last is beyond all
 
     Index inner() const { return groups * heads_per_group * width; }
     Index pairs() const { return batch * groups; }
@@ -174,7 +178,7 @@ template <class Real> struct Model {
 template <class Real> struct Segment {
     Index length, local, masked_slots;  // local: keys of the segment itself, 0 or its length
     const void *keys, *values;        // its window, (BG, n, E), in the type of the weights
-    const Real* bias;                 // (BG, Q, n + local)
+    const Real* bias;                 // (BG, Q, n + local), or null for none
     const uint8_t* has_keys;            // (R,) or null
     Real* weights;                    // workspace: (members of the team, n + local)
     Layers<Real> q, local_kv, probabilities, out;
@@ -198,6 +202,7 @@ template <class Real> struct Backward {
     Layers<const Real> hidden, hidden_mask;            // (R, 2*F), (R, F)
     Layers<Real> product;                              // (R, F), what came out of the gate, written
     Layers<Real> grad_hidden, grad_normed_f, grad_normed_a, grad_q, grad_local, grad_scores;  // written
+    Layers<Real> grad_products;  // (R, H * buckets), of the queries' products with the vectors of distances, written
     const Real *mixed, *mixed_mean, *mixed_rstd;       // what the memory's norm saw; null without one
     Real *grad_mixed, *grad_kv;                        // (R, D), (R, 2*G*E), written
     Real* total;                                       // (2, BG, s, E): what comes from outside and from later blocks
@@ -582,6 +587,39 @@ template <class Real> struct Query {
     }
 };
 
+// Calls `run(bucket, begin, end)` for each bucket of distances that columns `first` up to `last` of a query's window fall
+// into, with the columns that do. The query is as far from column 0 as `reach`, and from each further one a step less.
+template <class Real, class Run>
+void for_each_bucket(const Model<Real>& model, Index reach, Index first, Index last, Run run) {
+    for (Index bucket = 0; bucket < kBuckets && last > first; ++bucket) {
+        const Index begin = std::max(first, reach - model.bucket_starts[bucket + 1] + 1);
+        if (begin < last) run(bucket, begin, last);
+        last = std::min(last, begin);
+    }
+}
+
+// Adds to the scores of columns `first` up to `last` the query's products with the vectors of their distances.
+template <class Real>
+void add_position(const Model<Real>& model, const Real* q, Index reach, Index first, Index last, Real* scores) {
+    alignas(kVectorBytes) Real products[kBuckets] = {};
+    weighted<Real, kBuckets / kLanes<Real>>(q, 1, model.position_t, kBuckets, model.width, kBuckets, products);
+    for_each_bucket(model, reach, first, last, [&](Index bucket, Index begin, Index end) {
+        for (Index j = begin; j < end; ++j) scores[j] += products[bucket];
+    });
+}
+
+// Writes the gradients of these products, (buckets,), from those of the scores.
+template <class Real>
+void position_backward(const Model<Real>& model, Index reach, Index first, Index last, const Real* grad_scores, Real* out) {
+    std::fill_n(out, kBuckets, Real(0));
+    for_each_bucket(model, reach, first, last, [&](Index bucket, Index begin, Index end) {
+        Real total = 0;
+#pragma omp simd reduction(+ : total)
+        for (Index j = begin; j < end; ++j) total += grad_scores[j];
+        out[bucket] = total;
+    });
+}
+
 template <class Real> Real exponentials(Real* scores, Index count, Real top) {
     Real total = 0;
 #pragma omp simd reduction(+ : total)
@@ -608,13 +646,15 @@ void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer,
         Real* scores = p + masked;
         dots<Real, Vectors>(q, keys, width, seen, width, scores, query ? nullptr : values);
         if (local) dots<Real, Vectors>(q, local_keys, model.kv(), local, width, scores + seen);
-        const Real* bias = segment.bias + at.head * columns + masked;
+        if (model.position) add_position(model, q, slots + query % segment.length, masked, columns, p);
+        if (segment.bias) {
+            const Real* bias = segment.bias + at.head * columns + masked;
+#pragma omp simd
+            for (Index j = 0; j < all; ++j) scores[j] += bias[j];
+        }
         Real top = -HUGE_VAL;
 #pragma omp simd reduction(max : top)
-        for (Index j = 0; j < all; ++j) {
-            scores[j] += bias[j];
-            top = scores[j] > top ? scores[j] : top;
-        }
+        for (Index j = 0; j < all; ++j) top = scores[j] > top ? scores[j] : top;
         const Real scale = 1 / exponentials(scores, all, top);
         const Real* mask = segment.probabilities_mask[layer];
         if (mask) mask += at.head * columns + masked;
@@ -673,6 +713,11 @@ void attend_backward(const Team& team, const Model<Real>& model, const Backward<
         std::fill_n(grad_q, width, Real(0));
         weighted<Real, Vectors>(scores, 1, keys, width, seen, width, grad_q, query ? nullptr : values + model.pair_stride);
         if (local) weighted<Real, Vectors>(scores + seen, 1, local_keys, model.kv(), local, width, grad_q);
+        if (model.position) {
+            Real* products = at_step.grad_products[layer] + at.row / width * kBuckets;
+            position_backward(model, slots + query % segment.length, masked, columns, scores - masked, products);
+            weighted<Real, Vectors>(products, 1, model.position, width, kBuckets, width, grad_q);
+        }
         for (Index j = 0; j < local; ++j) {
             Real* to = grad_local + j * model.kv();
             weighted<Real, Vectors>(scores + seen + j, 1, q, width, 1, width, to);

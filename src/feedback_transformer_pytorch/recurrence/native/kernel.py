@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...position import bucket_starts
 from ..ops import Norm
 from ..walk import Block, Walk
 from . import structures
@@ -64,6 +65,11 @@ class Kernel:
             to_kv=self._linear(walk.to_kv.weight, None),
             mix=None if walk.mix_weight is None else self._address(walk.mix_weight.to(x.dtype)),
         )
+        if walk.position is not None:
+            table = walk.position.table.to(x.dtype)
+            self.model.position = self._address(table)
+            self.model.position_t = self._address(table.t().contiguous())
+            self.model.bucket_starts = self._address(bucket_starts())
         if walk.memory_norm is not None:
             norm = self._norm(walk.memory_norm)
             self.model.memory_norm = ctypes.addressof(norm)

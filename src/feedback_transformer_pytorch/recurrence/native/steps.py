@@ -67,12 +67,18 @@ def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor |
     at.length, at.local, at.masked_slots = segment.length, local, plan.slots - filled
     # The kernel leaves out slots that hold nothing, so that the bias of a full window serves where distances are true
     # ones and something is seen.
-    full = walk.config.position == "t5" and walk.spec.visibility is None and filled + local > 0
-    bias, has_keys = windows.bias(segment, plan.slots if full else filled)
-    bias, has_keys = bias.contiguous(), None if has_keys is None else has_keys.contiguous()
+    bias: Tensor | None
+    if windows.true_distances and filled + local > 0:
+        bias, has_keys = windows.full_bias(segment).contiguous(), None
+        if walk.position is not None and not local:
+            bias = None  # all of it is zero
+    else:
+        bias, has_keys = windows.bias(segment)
+        bias, has_keys = bias.contiguous(), None if has_keys is None else has_keys.contiguous()
     first = segment.start * windows.buffer.stride(2) * windows.buffer.element_size()
     at.keys, at.values = (half.data_ptr() + first for half in windows.buffer)
-    at.bias, at.has_keys = bias.data_ptr(), None if has_keys is None else has_keys.data_ptr()
+    at.bias = None if bias is None else bias.data_ptr()
+    at.has_keys = None if has_keys is None else has_keys.data_ptr()
     return [bias, has_keys]
 
 
@@ -174,7 +180,7 @@ class BackwardSteps:
         at.place, at.places, at.columns = place, memory.grad_scores_band.shape[2], memory.grad_scores_band.shape[5]
         self._kernel.backward(ctypes.byref(self._kernel.model), ctypes.byref(at))
         del kept
-        if walk.config.position != "t5":
+        if walk.config.position == "legacy":
             walk.windows.add_bias_gradient(segment, self._scores_workspace[segment.length], self._bias)
 
     def end_block(self, segment: Segment) -> None:
@@ -187,7 +193,7 @@ class BackwardSteps:
         plan = self._walk.plan
         one_each = {segment.length: segment for segment in plan.segments}
         for length, grad in self._grad_bias.items():
-            distance = self._walk.windows.view(one_each[length], plan.slots).distance
+            distance = self._walk.windows.distance(one_each[length])
             self._bias.index_add_(1, distance.flatten(), grad.sum(0))
 
     def _prepare(self, segment: Segment, index: int) -> tuple[structures.Backward, _Tables]:
@@ -219,6 +225,9 @@ class BackwardSteps:
         tables.rows(at.mean_a, [each.mean for each in attentions])
         tables.rows(at.rstd_a, [each.rstd for each in attentions])
         tables.rows(at.grad_q, [each.grad_q for each in attentions])
+        products = [each.grad_products for each in attentions if each.grad_products is not None]
+        if products:
+            tables.rows(at.grad_products, products)
         tables.rows(at.grad_normed_a, [each.grad_normed for each in attentions])
         local = [each.grad_local for each in attentions if each.grad_local is not None]
         if local:

@@ -58,7 +58,7 @@ class Model(ctypes.Structure):
         *_numbers("threads layers batch groups heads_per_group width dim hidden slots pair_stride"),
         *_addresses("blocks"),
         ("to_kv", Linear),
-        *_addresses("mix memory_norm"),
+        *_addresses("mix memory_norm position position_t bucket_starts"),
     ]
 
 
@@ -83,7 +83,7 @@ class Backward(ctypes.Structure):
         ("segment", Segment),
         *_addresses("grad_top"),
         *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f hidden hidden_mask product"),
-        *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_local grad_scores"),
+        *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_local grad_scores grad_products"),
         *_addresses("mixed mixed_mean mixed_rstd grad_mixed grad_kv total"),
         *_numbers("total_stride"),
         *_addresses("grad_scores_band operands"),
