@@ -17,7 +17,8 @@ import torch
 import yaml
 
 from feedback_transformer_pytorch import cli, files
-from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training import checkpoint, loop
+from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.run import Run
 from feedback_transformer_pytorch.training.trainer import Step
 
@@ -299,6 +300,45 @@ def test_a_list_is_given_by_name_and_in_a_file(tmp_path: Path, capsys: pytest.Ca
     file.write_text("heldout: [a.txt, b.txt]\ntrackers: [wandb]\n")
     chosen = printed_config(capsys, f"--config={file}", "--heldout", "c.txt", "--out=run")
     assert (chosen["heldout"], chosen["trackers"]) == (["c.txt"], ["wandb"])
+
+
+def test_a_whole_configuration_from_before_positions_has_a_bias(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, part = tmp_path / "old.yaml", tmp_path / "part.yaml"
+    options = TrainOptions(out="run").to_dict()
+    old.write_text(
+        yaml.safe_dump({name: options[name] for name in options if name not in ("out", "resume", "position")})
+    )
+    part.write_text("dim: 32\n")
+    assert printed_config(capsys, f"--config={old}")["position"] == "t5"
+    assert printed_config(capsys, f"--config={old}", "--position=relative")["position"] == "relative"
+    assert printed_config(capsys, f"--config={part}")["position"] == "relative"
+
+
+def test_a_run_from_before_positions_is_resumed_with_its_bias(text: Path, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    options = [*SMALL, "--position=t5"]
+    train(text, "--out", whole, *options)
+    shutil.copytree(whole, half)
+    shutil.rmtree(half / "checkpoints" / "00000004")
+    as_before_positions(half)
+    assert cli.main(["train", "--resume", "--out", str(half)]) == 0
+    assert (half / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def as_before_positions(run: Path) -> None:
+    """Leaves out what a version without `position` did not write."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["position"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for folder in (run / "checkpoints").iterdir():
+        state, manifest = (json.loads((folder / name).read_text()) for name in ("state.json", "manifest.json"))
+        del state["options"]["position"]
+        content = checkpoint._json(state)
+        manifest["files"]["state.json"] = checkpoint._entry(content)
+        (folder / "state.json").write_bytes(content)
+        (folder / "manifest.json").write_bytes(checkpoint._json(manifest))
 
 
 def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(

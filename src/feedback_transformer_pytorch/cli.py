@@ -18,6 +18,7 @@ import torch
 
 from .errors import InputError, MissingExtraError
 from .training.options import (
+    EARLIER,
     EvalOptions,
     GenerateOptions,
     Options,
@@ -26,6 +27,7 @@ from .training.options import (
     TrainOptions,
     default_of,
     flag,
+    is_earlier,
     is_required,
     preset_file,
 )
@@ -149,10 +151,10 @@ def _parser() -> Any:
 def _add_options(parser: Any, options: type[Options]) -> None:
     from jsonargparse import ActionYesNo
 
-    hints, abouts = get_type_hints(options), options.abouts()
+    hints, infos = get_type_hints(options), options.infos()
     for field in dataclasses.fields(options):
-        name, settings = field.name, {"type": hints[field.name], "help": abouts[field.name].help}
-        if not abouts[name].positional:
+        name, settings = field.name, {"type": hints[field.name], "help": infos[field.name].help}
+        if not infos[name].positional:
             settings |= {"required": True} if is_required(field) else {"default": default_of(field)}
             if hints[name] == list[str]:
                 settings |= {"type": str, "nargs": "+"}
@@ -190,9 +192,13 @@ def _settings_first(arguments: list[str]) -> list[str]:
         rest.append("--resume")
     for config in settings.config:
         _check_text(config)
-    preset = settings.preset or next(filter(None, map(_preset_in, settings.config)), None)
+    contents = [_content(config) for config in settings.config]
+    presets = [settings.preset, *(values.get("preset") for values in contents)]
+    preset = next(filter(None, presets), None)
     files = [str(preset_file(preset)), *settings.config] if preset else settings.config
     named = ["--preset", preset] if preset else []
+    if any(map(is_earlier, contents)):
+        named += [f"{flag(name)}={value}" for name, value in EARLIER.items()]
     return ["train", *(f"--config={file}" for file in files), *named, *rest]
 
 
@@ -212,16 +218,16 @@ def _check_text(config: str) -> None:
             raise InputError(f"{config} is no YAML: {error}") from error
 
 
-def _preset_in(config: str) -> str | None:
-    """The preset that a configuration file names. What is wrong with the file is jsonargparse's to say."""
+def _content(config: str) -> dict[str, Any]:
+    """The options in a configuration file. What is wrong with the file is jsonargparse's to say."""
     try:
         import yaml
     except ImportError as error:
         raise MissingExtraError("pyyaml", "train") from error
     with contextlib.suppress(OSError, UnicodeError, yaml.YAMLError):
         values = yaml.safe_load(Path(config).read_bytes())
-        return values.get("preset") if isinstance(values, dict) else None
-    return None
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
 def _hyphenated(argument: str) -> str:

@@ -74,8 +74,8 @@ def test_options_survive_yaml(options: TrainOptions) -> None:
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    assert all(about.help for about in TrainOptions.abouts().values())
-    assert set(TrainOptions.abouts()) == {field.name for field in dataclasses.fields(TrainOptions)}
+    assert all(about.help for about in TrainOptions.infos().values())
+    assert set(TrainOptions.infos()) == {field.name for field in dataclasses.fields(TrainOptions)}
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -204,3 +204,11 @@ def test_the_weights_of_a_checkpoint_can_take_the_place_of_the_runs(run: Run, op
     run.weights.write_bytes(save(model.state_dict()))
     loaded = run.load_model(256).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_run_from_before_positions_goes_on_with_a_bias(run: Run) -> None:
+    config = run.path / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    assert values.pop("position") == "relative"
+    config.write_text(yaml.safe_dump(values))
+    assert Run.open(run.path).options.position == "t5"

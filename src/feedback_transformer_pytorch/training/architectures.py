@@ -31,6 +31,7 @@ def build_model(options: TrainOptions, num_tokens: int, mem_len: int | None = No
         kv_heads=options.kv_heads,
         seq_len=options.seq_len,
         mem_len=mem_len or options.mem_len,
+        position=options.position,
         norm_memory=options.norm_memory,
         attn_dropout=options.dropout,
         ff_dropout=options.dropout,

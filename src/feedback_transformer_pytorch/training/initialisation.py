@@ -49,7 +49,7 @@ def start_from(model: LanguageModel, source: LanguageModel) -> None:
         if here != there:
             raise InputError(
                 f"a {type(model).__name__} cannot start from this {type(source).__name__}: {name} is {here} here and "
-                f"{there} in the source; give both the same sizes, and start a baseline from baselines only"
+                f"{there} in the source; give both the same sizes and --position; a baseline starts from baselines only"
             )
     model.load_state_dict(given)
 

@@ -1,6 +1,6 @@
 """What a user chooses: one flat, validated dataclass per command.
 
-The name of a field, with hyphens, is the option's name on the command line; `About` holds the rest.
+The name of a field, with hyphens, is the option's name on the command line; `OptionInfo` holds the rest.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from ..errors import InputError
 from ..model import Implementation
 
 Model = Literal["feedback", "parallel", "transformer-xl"]
+Position = Literal["relative", "t5"]
 Precision = Literal["fp32", "bf16"]
 Strategy = Literal["ddp", "fsdp"]
 Decay = Literal["cosine", "none"]
 Axis = Literal["update", "tokens", "seconds"]
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+
+# What an option was before it existed: for runs and whole configurations that do not name it.
+EARLIER: Mapping[str, Any] = {"position": "t5"}
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -46,7 +50,7 @@ def preset_file(name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class About:
+class OptionInfo:
     """What the command line needs to know of an option besides its name, type and default.
 
     Attributes:
@@ -90,16 +94,16 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        hints, abouts = get_type_hints(type(self)), self.abouts()
+        hints, infos = get_type_hints(type(self)), self.infos()
         for name, hint in hints.items():
             value = getattr(self, name)
             if not _fits(value, hint):
                 raise InputError(f"{flag(name)} is {value!r}; it must be {_describe(hint)}")
-            if value is not None and not abouts[name].allows(value):
-                raise InputError(f"{flag(name)} is {value!r}; it must be {abouts[name].range()}")
+            if value is not None and not infos[name].allows(value):
+                raise InputError(f"{flag(name)} is {value!r}; it must be {infos[name].range()}")
 
     @classmethod
-    def abouts(cls) -> dict[str, About]:
+    def infos(cls) -> dict[str, OptionInfo]:
         """What is known of each option, by its name."""
         hints = get_type_hints(cls, include_extras=True)
         return {name: hint.__metadata__[0] for name, hint in hints.items()}
@@ -131,65 +135,76 @@ class TrainOptions(Options):
 
     files: Annotated[
         list[str],
-        About(
+        OptionInfo(
             "text to learn: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input; "
             "none: the English that Python carries",
             positional=True,
         ),
     ] = dataclasses.field(default_factory=list)
-    out: Annotated[str, About("the RUN directory to make, or to go on with")]
-    resume: Annotated[bool, About("go on with the run in --out, with its options")] = False
-    preset: Annotated[str | None, About(f"a set of options to start from: {', '.join(preset_names())}")] = None
-    heldout: Annotated[list[str], About("text to validate on, given like the text to learn; none: its end")] = (
+    out: Annotated[str, OptionInfo("the RUN directory to make, or to go on with")]
+    resume: Annotated[bool, OptionInfo("go on with the run in --out, with its options")] = False
+    preset: Annotated[str | None, OptionInfo(f"a set of options to start from: {', '.join(preset_names())}")] = None
+    heldout: Annotated[list[str], OptionInfo("text to validate on, given like the text to learn; none: its end")] = (
         dataclasses.field(default_factory=list)
     )
-    text_field: Annotated[str, About("where the text is in .jsonl files and saved datasets")] = "text"
-    reset_documents: Annotated[bool, About("empty the memory where a file, line or row begins")] = False
-    tokenizer: Annotated[str, About("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
-    cache: Annotated[str | None, About("where tokens are kept; null: feedback-transformer in the user's cache")] = None
-    model: Annotated[Model, About("the architecture")] = "feedback"
-    init_from: Annotated[str | None, About("a RUN whose weights to start from, of any model")] = None
-    dim: Annotated[int, About("model width D", at_least=1)] = 256
-    depth: Annotated[int, About("layers L", at_least=1)] = 4
-    heads: Annotated[int, About("query heads H", at_least=1)] = 4
-    dim_head: Annotated[int, About("head width E", at_least=1)] = 64
-    kv_heads: Annotated[int | None, About("key/value heads G, a divisor of --heads; null: as many", at_least=1)] = None
-    seq_len: Annotated[int, About("tokens in a segment S; 1 is the paper's model, more is faster", at_least=1)] = 1
-    mem_len: Annotated[int, About("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
-    norm_memory: Annotated[bool, About("normalise what the memory stores; 0.0.11 does not")] = True
-    dropout: Annotated[float, About("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
-    implementation: Annotated[Implementation, About("how time is walked; the function is the same")] = "auto"
-    recompute: Annotated[bool, About("keep less for the backward pass and compute it once more")] = False
-    compile: Annotated[bool, About("torch.compile; for --model parallel and transformer-xl")] = False
-    max_updates: Annotated[int, About("updates of the weights", at_least=1)] = 3000
-    batch_size: Annotated[int, About("streams of text read side by side B, over all processes", at_least=1)] = 32
-    accumulate: Annotated[int, About("groups of streams read one after another in an update", at_least=1)] = 1
-    block_len: Annotated[int, About("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)] = 128
-    first_block_len: Annotated[
-        int | None, About("tokens of each stream at first; they double up to --block-len; null: no", at_least=1)
+    text_field: Annotated[str, OptionInfo("where the text is in .jsonl files and saved datasets")] = "text"
+    reset_documents: Annotated[bool, OptionInfo("empty the memory where a file, line or row begins")] = False
+    tokenizer: Annotated[str, OptionInfo("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
+    cache: Annotated[
+        str | None, OptionInfo("where tokens are kept; null: feedback-transformer in the user's cache")
     ] = None
-    curriculum_updates: Annotated[int, About("updates until blocks have their full length", at_least=0)] = 0
-    lr: Annotated[float, About("learning rate, at its highest", above=0)] = 1e-3
-    warmup_updates: Annotated[int, About("updates in which the learning rate rises to --lr", at_least=0)] = 100
-    lr_decay: Annotated[Decay, About("then: down to a tenth on a half cosine, or no change")] = "cosine"
-    weight_decay: Annotated[float, About("decoupled weight decay, of matrices only", at_least=0)] = 0.1
-    clip: Annotated[float, About("largest norm of the gradient", above=0)] = 1.0
-    max_skipped: Annotated[int, About("updates in a row that may not be finite and are skipped", at_least=0)] = 10
-    seed: Annotated[int, About("of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
-    precision: Annotated[Precision, About("arithmetic of the model; weights are fp32 always")] = "fp32"
-    strategy: Annotated[Strategy, About("of several processes: whole models (DDP) or their parts (FSDP2) in each")] = (
-        "ddp"
-    )
-    eval_every: Annotated[int, About("updates between validations; each saves a checkpoint", at_least=1)] = 500
-    eval_len: Annotated[int, About("tokens of the held-out text read at a validation", at_least=2)] = 65536
-    sample_len: Annotated[int, About("tokens written as a sample at each validation", at_least=0)] = 200
-    log_every: Annotated[int, About("updates between lines of metrics", at_least=1)] = 50
-    checkpoint_every: Annotated[int | None, About("updates between further checkpoints; null: none", at_least=1)] = None
+    model: Annotated[Model, OptionInfo("the architecture")] = "feedback"
+    init_from: Annotated[str | None, OptionInfo("a RUN whose weights to start from, of any model")] = None
+    dim: Annotated[int, OptionInfo("model width D", at_least=1)] = 256
+    depth: Annotated[int, OptionInfo("layers L", at_least=1)] = 4
+    heads: Annotated[int, OptionInfo("query heads H", at_least=1)] = 4
+    dim_head: Annotated[int, OptionInfo("head width E", at_least=1)] = 64
+    kv_heads: Annotated[
+        int | None, OptionInfo("key/value heads G, a divisor of --heads; null: as many", at_least=1)
+    ] = None
+    seq_len: Annotated[int, OptionInfo("tokens in a segment S; 1 is the paper's model, more is faster", at_least=1)] = 1
+    mem_len: Annotated[int, OptionInfo("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
+    position: Annotated[
+        Position, OptionInfo("what distance adds to a score: query times a vector of it, or a bias")
+    ] = "relative"
+    norm_memory: Annotated[bool, OptionInfo("normalise what the memory stores; 0.0.11 does not")] = True
+    dropout: Annotated[float, OptionInfo("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
+    implementation: Annotated[Implementation, OptionInfo("how time is walked; the function is the same")] = "auto"
+    recompute: Annotated[bool, OptionInfo("keep less for the backward pass and compute it once more")] = False
+    compile: Annotated[bool, OptionInfo("torch.compile; for --model parallel and transformer-xl")] = False
+    max_updates: Annotated[int, OptionInfo("updates of the weights", at_least=1)] = 3000
+    batch_size: Annotated[int, OptionInfo("streams of text read side by side B, over all processes", at_least=1)] = 32
+    accumulate: Annotated[int, OptionInfo("groups of streams read one after another in an update", at_least=1)] = 1
+    block_len: Annotated[
+        int, OptionInfo("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)
+    ] = 128
+    first_block_len: Annotated[
+        int | None, OptionInfo("tokens of each stream at first; they double up to --block-len; null: no", at_least=1)
+    ] = None
+    curriculum_updates: Annotated[int, OptionInfo("updates until blocks have their full length", at_least=0)] = 0
+    lr: Annotated[float, OptionInfo("learning rate, at its highest", above=0)] = 1e-3
+    warmup_updates: Annotated[int, OptionInfo("updates in which the learning rate rises to --lr", at_least=0)] = 100
+    lr_decay: Annotated[Decay, OptionInfo("then: down to a tenth on a half cosine, or no change")] = "cosine"
+    weight_decay: Annotated[float, OptionInfo("decoupled weight decay, of matrices only", at_least=0)] = 0.1
+    clip: Annotated[float, OptionInfo("largest norm of the gradient", above=0)] = 1.0
+    max_skipped: Annotated[int, OptionInfo("updates in a row that may not be finite and are skipped", at_least=0)] = 10
+    seed: Annotated[int, OptionInfo("of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
+    precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are fp32 always")] = "fp32"
+    strategy: Annotated[
+        Strategy, OptionInfo("of several processes: whole models (DDP) or their parts (FSDP2) in each")
+    ] = "ddp"
+    eval_every: Annotated[int, OptionInfo("updates between validations; each saves a checkpoint", at_least=1)] = 500
+    eval_len: Annotated[int, OptionInfo("tokens of the held-out text read at a validation", at_least=2)] = 65536
+    sample_len: Annotated[int, OptionInfo("tokens written as a sample at each validation", at_least=0)] = 200
+    log_every: Annotated[int, OptionInfo("updates between lines of metrics", at_least=1)] = 50
+    checkpoint_every: Annotated[
+        int | None, OptionInfo("updates between further checkpoints; null: none", at_least=1)
+    ] = None
     checkpoint_minutes: Annotated[
-        float | None, About("minutes from one checkpoint to the next; null: none", above=0)
+        float | None, OptionInfo("minutes from one checkpoint to the next; null: none", above=0)
     ] = 10.0
-    keep: Annotated[int, About("checkpoints to keep, besides the best on validation", at_least=1)] = 2
-    trackers: Annotated[list[str], About(f"where to log besides metrics.jsonl: {', '.join(TRACKERS)}")] = (
+    keep: Annotated[int, OptionInfo("checkpoints to keep, besides the best on validation", at_least=1)] = 2
+    trackers: Annotated[list[str], OptionInfo(f"where to log besides metrics.jsonl: {', '.join(TRACKERS)}")] = (
         dataclasses.field(default_factory=list)
     )
 
@@ -220,51 +235,64 @@ class TrainOptions(Options):
 class EvalOptions(Options):
     """An evaluation: bits per byte of a text under a trained model."""
 
-    run: Annotated[str, About("a RUN directory that `train` made", positional=True)]
-    files: Annotated[list[str], About("text to read: files, globs, .gz, .xz, or - for standard input", positional=True)]
-    mem_len: Annotated[int | None, About("memory slots, if other than in training", at_least=1)] = None
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
+    files: Annotated[
+        list[str], OptionInfo("text to read: files, globs, .gz, .xz, or - for standard input", positional=True)
+    ]
+    mem_len: Annotated[int | None, OptionInfo("memory slots, if other than in training", at_least=1)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions(Options):
     """Curves of several runs in one picture."""
 
-    runs: Annotated[list[str], About("RUN directories that `train` made", positional=True)]
-    out: Annotated[str, About("the PNG file to write")] = "runs.png"
-    x: Annotated[Axis, About("what the curves are drawn over")] = "update"
+    runs: Annotated[list[str], OptionInfo("RUN directories that `train` made", positional=True)]
+    out: Annotated[str, OptionInfo("the PNG file to write")] = "runs.png"
+    x: Annotated[Axis, OptionInfo("what the curves are drawn over")] = "update"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerOptions(Options):
     """A byte-pair tokenizer, learnt from text."""
 
-    action: Annotated[Literal["train"], About("train: learn one from text", positional=True)]
+    action: Annotated[Literal["train"], OptionInfo("train: learn one from text", positional=True)]
     files: Annotated[
-        list[str], About("text to learn from: files, globs, .jsonl, .gz, .xz, saved datasets, or -", positional=True)
+        list[str],
+        OptionInfo("text to learn from: files, globs, .jsonl, .gz, .xz, datasets, or -", positional=True),
     ]
-    out: Annotated[str, About("the file to write, in the format of Hugging Face")] = "tokenizer.json"
-    vocab_size: Annotated[int, About("tokens V, at most", at_least=256)] = 8192
-    text_field: Annotated[str, About("where the text is in .jsonl files and saved datasets")] = "text"
+    out: Annotated[str, OptionInfo("the file to write, in the format of Hugging Face")] = "tokenizer.json"
+    vocab_size: Annotated[int, OptionInfo("tokens V, at most", at_least=256)] = 8192
+    text_field: Annotated[str, OptionInfo("where the text is in .jsonl files and saved datasets")] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(Options):
     """A continuation of a prompt, written by a trained model."""
 
-    run: Annotated[str, About("a RUN directory that `train` made", positional=True)]
-    prompt: Annotated[str, About("the text to continue")] = "\n"
-    max_new_tokens: Annotated[int, About("tokens to write", at_least=1)] = 400
-    temperature: Annotated[float, About("low is safe, high is bold; 0 takes the likeliest token", at_least=0)] = 0.8
-    top_k: Annotated[int | None, About("draw from the k likeliest tokens only", at_least=1)] = None
-    top_p: Annotated[float | None, About("draw from the likeliest that reach p together", above=0, at_most=1)] = None
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
+    prompt: Annotated[str, OptionInfo("the text to continue")] = "\n"
+    max_new_tokens: Annotated[int, OptionInfo("tokens to write", at_least=1)] = 400
+    temperature: Annotated[float, OptionInfo("low is safe, high is bold; 0 takes the likeliest token", at_least=0)] = (
+        0.8
+    )
+    top_k: Annotated[int | None, OptionInfo("draw from the k likeliest tokens only", at_least=1)] = None
+    top_p: Annotated[float | None, OptionInfo("draw from the likeliest that reach p together", above=0, at_most=1)] = (
+        None
+    )
     seed: Annotated[
-        int | None, About("to get the same text again; null: another each time", at_least=0, below=2**63)
+        int | None, OptionInfo("to get the same text again; null: another each time", at_least=0, below=2**63)
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.prompt:
             raise InputError("--prompt is empty; give at least one character to continue")
+
+
+def is_earlier(values: Mapping[str, Any]) -> bool:
+    """Whether these are all options of a run, as a version before those in `EARLIER` wrote them."""
+    others = {field.name for field in dataclasses.fields(TrainOptions)} - {"out", "resume", *EARLIER}
+    return values.keys() >= others and values.keys().isdisjoint(EARLIER)
 
 
 def flag(name: str) -> str:

@@ -25,7 +25,7 @@ from ..errors import InputError, MissingExtraError
 from ..files import PART, append_line, cut_synced, remove_parts, sync, sync_directory, write_whole, writing
 from .architectures import LanguageModel, build_model
 from .checkpoint import Checkpoints
-from .options import TrainOptions, flag
+from .options import EARLIER, TrainOptions, flag
 
 try:
     import yaml
@@ -97,7 +97,7 @@ class Run:
         if not isinstance(values, dict):
             raise InputError(f"{config} holds no options; it is not what `feedback-transformer train` wrote")
         try:
-            options = TrainOptions.from_dict({**values, "out": str(path)})
+            options = TrainOptions.from_dict({**EARLIER, **values, "out": str(path)})
         except InputError as error:
             raise InputError(f"{config}: {error}") from error
         return cls(path, options)

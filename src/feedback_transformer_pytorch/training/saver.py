@@ -13,7 +13,7 @@ import torch
 from ..errors import InputError
 from .checkpoint import Checkpoint
 from .meter import Meter
-from .options import TrainOptions, flag
+from .options import EARLIER, TrainOptions, flag
 from .processes import Processes
 from .run import Run, fixed_options
 from .trainer import Trainer
@@ -131,6 +131,7 @@ def newest(run: Run) -> Checkpoint | None:
     there = checkpoint.state.get("options")
     if not isinstance(there, dict):
         raise _foreign(folder, "it has no options")
+    there = {**EARLIER, **there}
     for name, here in fixed_options(run.options).items():
         if name not in there or here != there[name]:
             raise InputError(
