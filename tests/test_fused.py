@@ -266,7 +266,7 @@ def test_bf16_is_about_as_near_to_float64_as_the_definition_is(
 ) -> None:
     """Under autocast: at most 2 times its error forward, 3 times backward. With and without bf16 products."""
     torch.use_deterministic_algorithms(False)
-    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.precision._has_bf16", lambda: native)
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.precision.has_bf16", lambda: native)
     config = FeedbackConfig(
         num_tokens=50, dim=64, depth=2, mem_len=16, seq_len=1, heads=2, dim_head=32, kv_heads=kv_heads
     )

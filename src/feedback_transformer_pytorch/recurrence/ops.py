@@ -79,9 +79,15 @@ class Linear:
         scaled = self.weight * self.scale if self.scale != 1.0 else self.weight
         return scaled.to(self._precision.weights).to(self._precision.products)
 
-    @cached_property
-    def step(self) -> Product:
+    def step(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """(R, in) to (R, out)."""
+        precision = self._precision
+        if precision.inputs != precision.products:
+            x = x.to(precision.inputs).to(precision.products)
+        return self._product(x, out)
+
+    @cached_property
+    def _product(self) -> Product:
         bias = None if self.bias is None else self.bias.to(self._precision.products)
         return Product(self._scaled, bias, self._rows, self._steps)
 
@@ -94,10 +100,11 @@ class Linear:
         """Adds the parameter gradients of many steps, from the gradients of their outputs and their inputs."""
         weight, bias = self.gradients
         if weight is not None:
-            if weight.dtype == x.dtype:
+            bulk = self._precision.bulk
+            if weight.dtype == x.dtype == bulk:
                 weight.addmm_(grad.t(), x, alpha=self.scale)
             else:
-                weight.add_(grad.t() @ x, alpha=self.scale)
+                weight.add_(grad.to(bulk).t() @ x.to(bulk), alpha=self.scale)
         if bias is not None:
             bias.add_(grad.sum(0, dtype=bias.dtype))
 

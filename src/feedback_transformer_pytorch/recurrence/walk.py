@@ -17,7 +17,7 @@ from ..config import FeedbackConfig
 from ..memory import Memory
 from ..position import bucket
 from ..segments import Visibility
-from .native.applicability import applies
+from .native.applicability import kernel_precision
 from .ops import Attention, BucketScores, Linear, Norm
 from .plan import Plan, Segment
 from .precision import choose_precision
@@ -51,12 +51,10 @@ class WalkSpec(NamedTuple):
     def of(cls, stack: Stack, x: Tensor, plan: Plan, visibility: Visibility | None) -> WalkSpec:
         """That of a stack, for an input like x under the autocast that is on."""
         out_dtype, precision = choose_precision(x)
-        compiled = applies(plan, precision, x)
-        if compiled:  # it reads the memory in the type of the weights
-            precision = precision._replace(memory=precision.weights)
+        of_kernel = kernel_precision(plan, precision, x)
         return cls(
-            layout=Layout(stack.config, plan, precision),
-            compiled=compiled,
+            layout=Layout(stack.config, plan, of_kernel or precision),
+            compiled=of_kernel is not None,
             visibility=visibility,
             out_dtype=out_dtype,
             attn_dropout=stack.config.attn_dropout if stack.training else 0.0,

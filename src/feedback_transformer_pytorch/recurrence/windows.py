@@ -36,16 +36,17 @@ class Windows:
         """The buffer with the carried keys and values (B, carried, G*E) in place."""
         plan, config = layout.plan, layout.config
         groups = plan.batch * (config.kv_heads or config.heads)
-        buffer = keys.new_empty(2, groups, plan.slots + plan.time, config.dim_head, dtype=layout.precision.memory)
+        precision = layout.precision
+        buffer = keys.new_empty(2, groups, plan.slots + plan.time, config.dim_head, dtype=precision.stored)
         buffer[:, :, : plan.slots - plan.carried] = 0
         for place, carried in zip(buffer, (keys, values), strict=True):
-            heads = carried.unflatten(-1, (-1, config.dim_head)).transpose(1, 2)
+            heads = carried.to(precision.memory).unflatten(-1, (-1, config.dim_head)).transpose(1, 2)
             place[:, plan.slots - plan.carried : plan.slots].unflatten(0, (plan.batch, -1)).copy_(heads)
         return buffer
 
     def write(self, segment: Segment, rows: Tensor) -> None:
         """Puts keys and values (B*s, 2*G*E) of a segment into its slots."""
-        self.slots(segment).copy_(self.as_slots(segment, rows))
+        self.slots(segment).copy_(self.as_slots(segment, rows.to(self._layout.precision.memory)))
 
     def slots(self, segment: Segment) -> Tensor:
         """(2, B, G, s, E): the slots of a segment."""

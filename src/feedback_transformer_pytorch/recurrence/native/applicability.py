@@ -1,4 +1,4 @@
-"""Where the compiled kernel walks."""
+"""Where the compiled kernel walks, and in which types."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from .library import TYPES, library, name_of
 LEAST_SEGMENTS = 8
 
 
-def applies(plan: Plan, precision: Precision, x: Tensor) -> bool:
-    """Whether the kernel computes such a walk."""
-    if x.device.type != "cpu" or (precision.products, precision.attention) != (x.dtype, x.dtype):
-        return False
-    if x.dtype not in (torch.float32, torch.float64) or name_of(precision.weights) not in TYPES:
-        return False
-    if len(plan.segments) < LEAST_SEGMENTS:
-        return False
+def kernel_precision(plan: Plan, precision: Precision, x: Tensor) -> Precision | None:
+    """The types in which the kernel computes such a walk; None where it does not apply.
+
+    Args:
+        precision: the types in which torch's operations would compute it.
+    """
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or precision.attention != x.dtype:
+        return None
+    if name_of(precision.weights) not in TYPES or len(plan.segments) < LEAST_SEGMENTS:
+        return None
     compiled = library()
     # With more rows a step's products are large enough for a matrix library, and it is the better one.
-    return compiled is not None and max(plan.row_counts) <= compiled.most_rows()
+    if compiled is None or max(plan.row_counts) > compiled.most_rows():
+        return None
+    multiplies_bf16 = precision.weights == torch.bfloat16 and compiled.multiplies_bf16()
+    return precision._replace(
+        products=x.dtype, inputs=torch.bfloat16 if multiplies_bf16 else x.dtype, stored=precision.memory
+    )

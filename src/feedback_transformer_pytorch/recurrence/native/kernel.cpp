@@ -14,6 +14,11 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+#include <vector>
+
 #include <omp.h>
 
 namespace {
@@ -55,6 +60,20 @@ template <class Real> using Vector = typename VectorOf<Real, kLanes<Real>>::type
 struct Bf16 {
     uint16_t bits;
 };
+
+// Two inputs of a weight, or of what is multiplied with it, beside each other: what a bf16 dot product takes.
+struct Bf16Pair {
+    Bf16 even, odd;
+};
+
+// What the memory's keys and values are where weights are of this type.
+template <class Weight> struct StoredOf {
+    using type = Weight;
+};
+template <> struct StoredOf<Bf16Pair> {
+    using type = Bf16;
+};
+template <class Weight> using Stored = typename StoredOf<Weight>::type;
 
 inline float to_float(Bf16 number) {
     const uint32_t bits = uint32_t(number.bits) << 16;
@@ -138,7 +157,8 @@ template <class Real> struct Layers {
     Real* operator[](Index layer) const { return tensors ? tensors[layer] + offset : nullptr; }
 };
 
-// A weight (out, in) in panels (ceil(out / panel), in, panel), and its bias (out,) or null. A weight that comes from memory
+// A weight (out, in) in panels (ceil(out / panel), in, panel), or in panels of pairs (ceil(out / panel), ceil(in / 2), panel),
+// and its bias (out,) or null. A weight that comes from memory
 // is best read in several streams: a core waits for fewer pages at a time than memory could give.
 template <class Real> struct Linear {
     const void* panels;
@@ -230,6 +250,11 @@ inline void load_two(const Bf16* from, Vector<float>* to) {
     to[1] = (Vector<float>)(words & 0xffff0000u);
 }
 
+#if defined(__AVX512BF16__)
+// Pairs as they are; only `Totals::add` knows what they are.
+inline void load_two(const Bf16Pair* from, Vector<float>* to) { std::memcpy(to, from, 2 * sizeof(Vector<float>)); }
+#endif
+
 // The sums of a tile, (Rows, panel).
 template <class Real, int Rows> struct Totals {
     Vector<Real> sums[Rows][2];
@@ -248,6 +273,19 @@ template <class Real, int Rows> struct Totals {
         }
     }
 
+#if defined(__AVX512BF16__)
+    void add(const Bf16Pair* x, Index stride, const Vector<Real> (&weight)[2]) {
+#pragma GCC unroll 12
+        for (int row = 0; row < Rows; ++row) {
+            int32_t pair;
+            std::memcpy(&pair, x + row * stride, sizeof pair);
+            const __m512bh factor = (__m512bh)_mm512_set1_epi32(pair);
+            sums[row][0] = (Vector<Real>)_mm512_dpbf16_ps((__m512)sums[row][0], (__m512bh)weight[0], factor);
+            sums[row][1] = (Vector<Real>)_mm512_dpbf16_ps((__m512)sums[row][1], (__m512bh)weight[1], factor);
+        }
+    }
+#endif
+
     void save(Real* to) const {
         for (int row = 0; row < Rows; ++row) {
             store<Real>(to + row * kPanel<Real>, sums[row][0]);
@@ -257,8 +295,8 @@ template <class Real, int Rows> struct Totals {
 };
 
 // Adds x (Rows, depth) times a part of a panel to `out` (Rows, panel), fetching `ahead` on the way.
-template <class Weight, class Real, int Rows, bool Twice>
-void tile(const Real* x, Index stride, const Weight* panel, Index depth, const char* ahead, Index ahead_step, Real* out) {
+template <class Weight, class Real, int Rows, bool Twice, class Input>
+void tile(const Input* x, Index stride, const Weight* panel, Index depth, const char* ahead, Index ahead_step, Real* out) {
     Totals<Real, Rows> totals(out);
     for (Index k = 0; k < depth; ++k, ahead += ahead_step) {
         __builtin_prefetch(ahead);
@@ -272,8 +310,8 @@ void tile(const Real* x, Index stride, const Weight* panel, Index depth, const c
 
 // The same for `streams` parts of `depth` each, which are read at once, a row of each in turn. Towards their ends it fetches
 // what the next panel, `to_next` rows behind the ends, begins with.
-template <class Weight, class Real, int Rows>
-void streamed_tile(const Real* x, Index stride, const Weight* panel, Index depth, Index streams, Index to_next, Real* out) {
+template <class Weight, class Real, int Rows, class Input>
+void streamed_tile(const Input* x, Index stride, const Weight* panel, Index depth, Index streams, Index to_next, Real* out) {
     constexpr Index row = kPanel<Real>, rows_ahead = kStreamAheadBytes / (row * sizeof(Weight));
     Totals<Real, Rows> totals(out);
     for (Index i = 0; i < depth; ++i) {
@@ -300,8 +338,8 @@ template <class Run> void with_rows(Index rows, Run run) {
 
 // Rows times a panel. One tile takes it in streams, if it comes from memory; several take it part by part, all rows with
 // a part while that is in the nearest cache.
-template <class Weight, class Real>
-void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* panel, Index streams, Real* out) {
+template <class Weight, class Real, class Input>
+void rows_times_panel(const Input* x, Index rows, Index depth, const Weight* panel, Index streams, Real* out) {
     const Index blocks = (rows + kTileRows - 1) / kTileRows, bytes = kPanel<Real> * sizeof(Weight);
     Index begin = 0;
     std::fill_n(out, rows * kPanel<Real>, Real(0));
@@ -332,18 +370,53 @@ void rows_times_panel(const Real* x, Index rows, Index depth, const Weight* pane
     }
 }
 
+// What a product with weights of this type reads of x (R, in), and how many of it are a row.
+template <class Weight, class Real> struct Operand {
+    const Real* rows;
+    Index depth;
+
+    Operand(const Real* x, Index, Index inputs) : rows(x), depth(inputs) {}
+};
+
+#if defined(__AVX512BF16__)
+// Rounded to bf16, in pairs; of an odd number of inputs the last has zero beside it.
+template <> struct Operand<Bf16Pair, float> {
+    const Bf16Pair* rows;
+    Index depth;
+
+    Operand(const float* x, Index count, Index inputs) : depth((inputs + 1) / 2) {
+        static thread_local std::vector<Bf16Pair> pairs;
+        constexpr Index lanes = kLanes<float>;
+        if (Index(pairs.size()) < count * depth) pairs.resize(count * depth);
+        for (Index row = 0; row < count; ++row) {
+            const float* from = x + row * inputs;
+            Bf16* to = &pairs[row * depth].even;
+            Index i = 0;
+            for (; i + lanes <= inputs; i += lanes) {
+                const __m256bh rounded = _mm512_cvtneps_pbh((__m512)load<float>(from + i));
+                std::memcpy(to + i, &rounded, sizeof rounded);
+            }
+            for (; i < inputs; ++i) round_to(to[i], from[i]);
+            if (inputs % 2) round_to(to[inputs], 0.0f);
+        }
+        rows = pairs.data();
+    }
+};
+#endif
+
 // x (R, in) times `Count` weights of one shape side by side. `finish(row, column, width, found)` gets each row of a panel:
 // for each weight a pointer to `width` numbers, whose bias is added.
 template <class Weight, class Real, int Count, class Finish>
 void product(const Team& team, const Real* x, Index rows, const std::array<Linear<Real>, Count>& linears, Finish finish) {
-    const Index depth = linears[0].inputs, width = linears[0].outputs, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
+    const Operand<Weight, Real> operand(x, rows, linears[0].inputs);
+    const Index depth = operand.depth, width = linears[0].outputs, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
     alignas(kVectorBytes) Real tiles[Count][kMostRows * kPanel<Real>];
     const auto [begin, end] = team.share(panels);
     for (Index panel = begin; panel < end; ++panel) {
         const Index column = panel * kPanel<Real>, count = std::min<Index>(kPanel<Real>, width - column);
         for (int which = 0; which < Count; ++which) {
             const auto* weight = static_cast<const Weight*>(linears[which].panels) + panel * depth * kPanel<Real>;
-            rows_times_panel(x, rows, depth, weight, linears[which].streams, tiles[which]);
+            rows_times_panel(operand.rows, rows, depth, weight, linears[which].streams, tiles[which]);
         }
         for (Index row = 0; row < rows; ++row) {
             std::array<Real*, Count> found;
@@ -801,9 +874,9 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
         if (segment.local) product_to<Weight>(team, at.normed, rows, model.to_kv, segment.local_kv[layer]);
         team.barrier();
         const auto [begin, end] = team.share(model.pairs());
-        with_vectors<Weight, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+        with_vectors<Stored<Weight>, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend<Weight, Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
+                attend<Stored<Weight>, Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
             }
         });
         team.barrier();
@@ -864,7 +937,8 @@ template <class Weight, class Real> void forward(const Team& team, const Model<R
             const Index pair = row / segment.length * model.groups + group;
             const Index slot = pair * model.pair_stride + row % segment.length * model.width;
             const Real* from = at.kv + row * model.kv() + group * model.width;
-            auto *keys = static_cast<Weight*>(at.new_keys) + slot, *values = static_cast<Weight*>(at.new_values) + slot;
+            auto* keys = static_cast<Stored<Weight>*>(at.new_keys) + slot;
+            auto* values = static_cast<Stored<Weight>*>(at.new_values) + slot;
             for (Index e = 0; e < model.width; ++e) {
                 round_to(keys[e], from[e]);
                 round_to(values[e], from[model.groups * model.width + e]);
@@ -935,9 +1009,9 @@ template <class Weight, class Real> void backward(const Team& team, const Model<
         product_to<Weight>(team, at.grad_middle[layer], rows, block.to_out, at.grad_out);
         team.barrier();
         const auto [begin, end] = team.share(model.pairs());
-        with_vectors<Weight, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+        with_vectors<Stored<Weight>, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend_backward<Weight, Real, decltype(vectors)::value>(team, model, at, layer, pair, weights);
+                attend_backward<Stored<Weight>, Real, decltype(vectors)::value>(team, model, at, layer, pair, weights);
             }
         });
         team.barrier();
@@ -979,10 +1053,15 @@ template <class Real> void end_block(const Team& team, const Model<Real>& model,
 
 // ---- Packing ----
 
-// Where a panel's column lies in it.
-template <class Weight, class Real> constexpr Index column_at(Index column) {
-    if constexpr (std::is_same_v<Weight, Bf16>) return column < kLanes<Real> ? 2 * column : 2 * (column - kLanes<Real>) + 1;
-    return column;
+// The place in a panel of what an output takes from an input.
+template <class Weight, class Real> Weight& place_in(Weight* panel, Index input, Index output) {
+    constexpr Index lanes = kLanes<Real>;
+    if constexpr (std::is_same_v<Weight, Bf16>) output = output < lanes ? 2 * output : 2 * (output - lanes) + 1;
+    return panel[input * kPanel<Real> + output];
+}
+template <class Weight, class Real> Bf16& place_in(Bf16Pair* panel, Index input, Index output) {
+    Bf16Pair& pair = panel[input / 2 * kPanel<Real> + output];
+    return input % 2 ? pair.odd : pair.even;
 }
 
 // A weight (out, in) with any strides, times `scale`, into panels.
@@ -992,15 +1071,17 @@ void pack(const Real* from, Index out, Index in, Index out_stride, Index in_stri
     const Index panels = (out + kPanel<Real> - 1) / kPanel<Real>;
 #pragma omp parallel for num_threads(int(threads))
     for (Index panel = 0; panel < panels; ++panel) {
-        Weight* target = to + panel * in * kPanel<Real>;
+        constexpr bool in_pairs = std::is_same_v<Weight, Bf16Pair>;
+        Weight* target = to + panel * (in_pairs ? (in + 1) / 2 : in) * kPanel<Real>;
         const Index first = panel * kPanel<Real>, count = std::min<Index>(kPanel<Real>, out - first);
         for (Index k = 0; k < in; k += depth) {
             const Index last = std::min(in, k + depth);
             for (Index column = 0; column < kPanel<Real>; ++column) {
                 for (Index i = k; i < last; ++i) {
                     const Real value = column < count ? from[(first + column) * out_stride + i * in_stride] : 0;
-                    round_to(target[i * kPanel<Real> + column_at<Weight, Real>(column)], Real(value * Real(scale)));
+                    round_to(place_in<Weight, Real>(target, i, column), Real(value * Real(scale)));
                 }
+                if (in_pairs && last == in && in % 2) round_to(place_in<Weight, Real>(target, in, column), Real(0));
             }
         }
     }
@@ -1032,6 +1113,13 @@ template <class Step> void in_team(Index threads, Step step) {
 EXPORT(float32, float, float)
 EXPORT(float64, double, double)
 EXPORT(bfloat16, Bf16, float)
+
+#if defined(__AVX512BF16__)
+EXPORT(bfloat16_pairs, Bf16Pair, float)
+extern "C" Index multiplies_bf16() { return 1; }
+#else
+extern "C" Index multiplies_bf16() { return 0; }
+#endif
 
 extern "C" Index most_rows() { return kMostRows; }
 

@@ -32,8 +32,13 @@ class Kernel:
         config, plan, x = walk.config, walk.plan, walk.tensors.x
         compiled = library()
         assert compiled is not None
-        self._packed_dtype = walk.layout.precision.weights
-        name = name_of(self._packed_dtype)
+        precision = walk.layout.precision
+        self._packed_dtype = precision.weights
+        name = name_of(precision.weights)
+        # Where inputs are rounded too, two of them are multiplied at once, and lie beside each other.
+        self._in_pairs = precision.inputs != x.dtype
+        if self._in_pairs:
+            name += "_pairs"
         self._pack, self._panel = getattr(compiled, f"pack_{name}"), getattr(compiled, f"panel_{name}")()
         self.forward, self.backward = getattr(compiled, f"forward_{name}"), getattr(compiled, f"backward_{name}")
         self.end_block = getattr(compiled, f"end_block_{name}")
@@ -96,7 +101,8 @@ class Kernel:
             weight, bias = weight.t(), None
         outputs, inputs = weight.shape
         panels = -(-outputs // self._panel)
-        packed = weight.new_empty(panels, inputs, self._panel, dtype=self._packed_dtype)
+        depth = inputs + inputs % 2 if self._in_pairs else inputs
+        packed = weight.new_empty(panels, depth, self._panel, dtype=self._packed_dtype)
         self._pack(weight.data_ptr(), outputs, inputs, *weight.stride(), scale, packed.data_ptr(), self._threads)
         bias_address = None if bias is None else self._address(bias)
         return structures.Linear(self._address(packed), bias_address, inputs, outputs, self._streams)

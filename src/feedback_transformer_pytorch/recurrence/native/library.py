@@ -127,7 +127,9 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of its functions set."""
     address, number = ctypes.c_void_p, ctypes.c_int64
     compiled.most_rows.restype = number
-    for name in TYPES:
+    compiled.multiplies_bf16.restype = number
+    names = [*TYPES, "bfloat16_pairs"] if compiled.multiplies_bf16() else TYPES
+    for name in names:
         panel, pack = getattr(compiled, f"panel_{name}"), getattr(compiled, f"pack_{name}")
         panel.restype = number
         pack.argtypes, pack.restype = [address, *[number] * 4, ctypes.c_double, address, number], None
