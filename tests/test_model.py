@@ -1,11 +1,16 @@
+import abc
+import copy
 import pickle
 import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
-from feedback_transformer_pytorch import FeedbackDecoder, FeedbackTransformer, InputError, Memory
+from feedback_transformer_pytorch import FeedbackDecoder, FeedbackTransformer, InputError, Memory, generate
 
 SMALL: dict[str, Any] = {"num_tokens": 7, "dim": 8, "depth": 2, "mem_len": 3, "heads": 2, "dim_head": 4}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
@@ -54,6 +59,88 @@ def test_memory_is_a_named_pair() -> None:
     assert torch.equal(model(x, memory), model(x, (keys, values)))
     restored = pickle.loads(pickle.dumps(memory.detach()))
     assert torch.equal(restored.values, values)
+
+
+def test_a_memory_keeps_its_lengths_in_all_that_maps_over_it() -> None:
+    memory = Memory(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.tensor([3, 1]))
+    assert memory._fields == tuple(memory._asdict()) == ("keys", "values")
+    for same in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory)), pytree.tree_map(torch.clone, memory)):
+        assert isinstance(same, Memory)
+        assert torch.equal(same.lengths, memory.lengths)
+        assert all(map(torch.equal, same, memory))
+    replaced = memory._replace(keys=memory.keys + 1)
+    assert torch.equal(replaced.lengths, memory.lengths)
+    assert torch.equal(replaced.keys, memory.keys + 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_memory_keeps_no_more_than_itself_alive(batch: int) -> None:
+    model = FeedbackTransformer(**SMALL)
+    with torch.no_grad():
+        _, memory = model(torch.randint(0, 7, (batch, 100)), return_memory=True)
+    for tensor in memory:
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_the_attributes_of_0_0_11() -> None:
+    model = FeedbackTransformer(**SMALL)
+    assert (model.seq_len, model.mem_len, model.keep_last_hidden) == (2, 3, False)
+    assert model.layer_weight.shape == (len(model.layers) + 1,)
+    assert model.shared_kv_proj.weight.shape[1] == model.token_emb.weight.shape[1]
+    assert model.pos_emb(4).bias.shape[1] == 4
+    model.mem_len, model.seq_len = 9, 1
+    model.keep_last_hidden = True
+    changed = FeedbackTransformer(**{**SMALL, "mem_len": 9, "seq_len": 1, "keep_last_hidden": True})
+    changed.load_state_dict(model.state_dict())
+    x = torch.randint(0, 7, (2, 12))
+    logits, memory = model(x, return_memory=True)
+    assert torch.equal(logits, changed(x))
+    assert memory.keys.shape[1] == 9
+    assert model.config == changed.config
+    with pytest.raises(InputError, match="mem_len is 0"):
+        model.mem_len = 0
+
+
+class Recurrent(abc.ABC):
+    """A user's base class."""
+
+    @property
+    @abc.abstractmethod
+    def seq_len(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def mem_len(self) -> int: ...
+
+
+class Mine(FeedbackTransformer, Recurrent):
+    """A user's model beside an abstract base."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+def test_a_subclass_beside_an_abstract_base_keeps_the_fast_path() -> None:
+    model = Mine(**SMALL)
+    x = torch.randint(0, 7, (2, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logits = model(x)
+    plain = FeedbackTransformer(**SMALL)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(logits, plain(x))
+    generated = [torch.stack(list(generate(m, x, max_new_tokens=5, temperature=0))) for m in (model, plain)]
+    assert torch.equal(*generated)
+
+
+def test_a_whole_model_can_be_saved_and_copied(tmp_path: Path) -> None:
+    model = FeedbackTransformer(**SMALL, position="relative").eval()
+    x = torch.randint(0, 7, (2, 12))
+    expected = model(x)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(loaded(x), expected)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
 
 
 def test_decoder_takes_embeddings_and_is_what_the_model_runs() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .config import FeedbackConfig
 from .errors import InputError
@@ -15,8 +17,9 @@ from .errors import InputError
 
 @dataclass(eq=False)
 class Memory:
-    """Keys and values of the newest n <= M tokens, oldest first. It unpacks in two, like a pair.
+    """Keys and values of the newest n <= M tokens, oldest first: a named pair, as in version 0.0.11.
 
+    It unpacks and is indexed like a pair, but is no tuple: what maps over tuples would lose `lengths`.
     A memory is data: it is passed in, returned, and detached by the caller (truncated backpropagation).
 
     Attributes:
@@ -31,6 +34,8 @@ class Memory:
     values: Tensor
     lengths: Tensor | None = None
 
+    _fields: ClassVar[tuple[str, ...]] = ("keys", "values")
+
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.keys, self.values))
 
@@ -40,6 +45,12 @@ class Memory:
     def __getitem__(self, index: int) -> Tensor:
         return (self.keys, self.values)[index]
 
+    def _replace(self, **fields: Any) -> Memory:
+        return dataclasses.replace(self, **fields)
+
+    def _asdict(self) -> dict[str, Tensor]:
+        return {"keys": self.keys, "values": self.values}
+
     def detach(self) -> Memory:
         """The same memory, cut off from the graph that made it."""
         return Memory(self.keys.detach(), self.values.detach(), self.lengths)
@@ -48,6 +59,18 @@ class Memory:
         """The memory of the rows (B',) named by index, in that order (beam search)."""
         lengths = None if self.lengths is None else self.lengths.index_select(0, rows)
         return Memory(self.keys.index_select(0, rows), self.values.index_select(0, rows), lengths)
+
+
+def _flatten(memory: Memory) -> tuple[list[Any], None]:
+    return [memory.keys, memory.values, memory.lengths], None
+
+
+def _unflatten(fields: Iterable[Any], _: None) -> Memory:
+    return Memory(*fields)
+
+
+# So that torch finds the tensors in it wherever it maps over what goes into a module and comes out.
+pytree.register_pytree_node(Memory, _flatten, _unflatten, serialized_type_name="feedback_transformer_pytorch.Memory")
 
 
 def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> Memory:

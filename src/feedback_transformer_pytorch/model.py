@@ -213,6 +213,60 @@ class FeedbackTransformer(nn.Module):
         self.token_emb = nn.Embedding(num_tokens, dim)
         self.to_logits = nn.Linear(dim, num_tokens)
 
+    # The attributes of version 0.0.11.
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a segment, S; it can be set."""
+        return self.config.seq_len
+
+    @seq_len.setter
+    def seq_len(self, value: int) -> None:
+        self._configure(seq_len=value)
+
+    @property
+    def mem_len(self) -> int:
+        """Memory slots, M; it can be set."""
+        return self.config.mem_len
+
+    @mem_len.setter
+    def mem_len(self, value: int) -> None:
+        self._configure(mem_len=value)
+
+    @property
+    def keep_last_hidden(self) -> bool:
+        """Whether the memory stores the top layer instead of the mix; it can be set."""
+        return self.config.keep_last_hidden
+
+    @keep_last_hidden.setter
+    def keep_last_hidden(self, value: bool) -> None:
+        self._configure(keep_last_hidden=value)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The L blocks."""
+        return self.decoder.stack.layers
+
+    @property
+    def layer_weight(self) -> nn.Parameter:
+        """(L+1,), whose softmax mixes the states of all layers into what the memory stores."""
+        return self.decoder.stack.layer_weight
+
+    @property
+    def shared_kv_proj(self) -> nn.Module:
+        """The key/value projection of all layers and of the memory."""
+        return self.decoder.stack.to_kv
+
+    @property
+    def pos_emb(self) -> nn.Module:
+        """The relative position."""
+        return self.decoder.stack.position
+
+    def _configure(self, **changes: Any) -> None:
+        """Changes hyper-parameters on which no parameter's shape depends."""
+        self.config = dataclasses.replace(self.config, **changes)
+        self.decoder.config = self.decoder.stack.config = dataclasses.replace(self.decoder.config, **changes)
+
     @classmethod
     def from_config(
         cls, config: FeedbackConfig, *, implementation: Implementation = "auto", recompute: bool = False
