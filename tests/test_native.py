@@ -90,7 +90,7 @@ def test_float32_is_as_near_to_float64_as_the_definition_is(dim_head: int, seed:
 @pytest.mark.parametrize("streams", [1, 7, 9])
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 24, 25, 37])
 def test_every_height_of_a_tile(rows: int, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "BYTES_TO_STREAM", 0)
+    monkeypatch.setattr(library(), "bytes_to_stream", lambda: 0)
     monkeypatch.setattr(kernel, "STREAMS", streams)
     case = Case(dataclasses.replace(CONFIG, dim=136), batch=rows, time=6, memory_slots=0, seed=0)
     same(results(case, "fused"), results(case, "stepwise"))

@@ -14,11 +14,11 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 #include <vector>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #include <omp.h>
 
 namespace {
@@ -39,6 +39,13 @@ constexpr int kTileRows = kVectorBytes == 64 ? 12 : 6;
 constexpr Index kAheadBytes = 4096;
 // The same in each of several streams.
 constexpr Index kStreamAheadBytes = 384;
+// Bytes of weights from which on too few of them are still in the caches a step later, so that streams are the faster way.
+// Measured with 44 and 88 MB (LOG.md).
+#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__)
+constexpr Index kBytesToStream = Index(1) << 26;
+#else
+constexpr Index kBytesToStream = Index(1) << 25;
+#endif
 // Of a window's rows.
 constexpr Index kWindowStreams = 8;
 constexpr Index kLine = 64;
@@ -188,6 +195,8 @@ template <class Real> struct Model {
     const Norm<Real>* memory_norm;  // or null
     const Real *position, *position_t;  // vectors of distances, (buckets, E) and (E, buckets); or null
     const Index* bucket_starts;         // (buckets + 1,), the first distance of each bucket; the last is beyond all
+    const int32_t* bucket_of;           // the buckets of distances `farthest`, `farthest` - 1, ...; 0 for negative ones
+    Index farthest;
 
     Index inner() const { return groups * heads_per_group * width; }
     Index pairs() const { return batch * groups; }
@@ -676,9 +685,18 @@ template <class Real>
 void add_position(const Model<Real>& model, const Real* q, Index reach, Index first, Index last, Real* scores) {
     alignas(kVectorBytes) Real products[kBuckets] = {};
     weighted<Real, kBuckets / kLanes<Real>>(q, 1, model.position_t, kBuckets, model.width, kBuckets, products);
-    for_each_bucket(model, reach, first, last, [&](Index bucket, Index begin, Index end) {
-        for (Index j = begin; j < end; ++j) scores[j] += products[bucket];
-    });
+    const int32_t* bucket_of = model.bucket_of + model.farthest - reach;
+    Index j = first;
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<Real, float>) {  // one instruction looks up 16 of 32 numbers
+        const __m512 low = _mm512_load_ps(products), high = _mm512_load_ps(products + 16);
+        for (; j + 16 <= last; j += 16) {
+            const __m512 found = _mm512_permutex2var_ps(low, _mm512_loadu_si512(bucket_of + j), high);
+            _mm512_storeu_ps(scores + j, _mm512_add_ps(_mm512_loadu_ps(scores + j), found));
+        }
+    }
+#endif
+    for (; j < last; ++j) scores[j] += products[bucket_of[j]];
 }
 
 // Writes the gradients of these products, (buckets,), from those of the scores.
@@ -687,8 +705,12 @@ void position_backward(const Model<Real>& model, Index reach, Index first, Index
     std::fill_n(out, kBuckets, Real(0));
     for_each_bucket(model, reach, first, last, [&](Index bucket, Index begin, Index end) {
         Real total = 0;
+        if (end - begin < 2 * kLanes<Real>) {  // most are short: the sums of several then go on side by side
+            for (Index j = begin; j < end; ++j) total += grad_scores[j];
+        } else {
 #pragma omp simd reduction(+ : total)
-        for (Index j = begin; j < end; ++j) total += grad_scores[j];
+            for (Index j = begin; j < end; ++j) total += grad_scores[j];
+        }
         out[bucket] = total;
     });
 }
@@ -1122,6 +1144,7 @@ extern "C" Index multiplies_bf16() { return 0; }
 #endif
 
 extern "C" Index most_rows() { return kMostRows; }
+extern "C" Index bytes_to_stream() { return kBytesToStream; }
 
 // So that a test can tell that Python's structures are these.
 extern "C" Index size_of_model() { return sizeof(Model<float>); }

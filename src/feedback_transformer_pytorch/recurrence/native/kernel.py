@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...position import bucket_starts
+from ...position import bucket, bucket_starts
 from ..ops import Norm
 from ..walk import Block, Walk
 from . import structures
@@ -16,9 +16,9 @@ from .library import library, name_of
 
 # Multiply-adds of a layer that each thread must have for waking all of them to pay.
 WORK_OF_A_THREAD = 2**14
-# Bytes of weights from which on they do not stay in the caches between two steps, and are read in this many streams. An
-# odd number, so that the same columns of rows a power of two long do not fall on the same places of the nearest cache.
-BYTES_TO_STREAM, STREAMS = 2**25, 7
+# In how many streams weights are read that do not stay in the caches between two steps. An odd number, so that the same
+# columns of rows a power of two long do not fall on the same places of the nearest cache.
+STREAMS = 7
 
 
 class Kernel:
@@ -51,7 +51,7 @@ class Kernel:
         threads = torch.get_num_threads() if work >= WORK_OF_A_THREAD * torch.get_num_threads() else 1
         self._threads = threads
         in_bytes = config.depth * weights * self._packed_dtype.itemsize
-        self._streams = STREAMS if in_bytes >= BYTES_TO_STREAM else 1
+        self._streams = STREAMS if in_bytes >= compiled.bytes_to_stream() else 1
         blocks = (structures.Block * config.depth)()
         for filled, block in zip(blocks, walk.blocks, strict=True):
             self._fill(filled, block)
@@ -75,6 +75,11 @@ class Kernel:
             self.model.position = self._address(table)
             self.model.position_t = self._address(table.t().contiguous())
             self.model.bucket_starts = self._address(bucket_starts())
+            longest = max(segment.length for segment in plan.segments)
+            farthest = plan.slots + longest - 1
+            distance = torch.arange(farthest, -1 - longest, -1).clamp(min=0)
+            self.model.bucket_of = self._address(bucket(distance).int())
+            self.model.farthest = farthest
         if walk.memory_norm is not None:
             norm = self._norm(walk.memory_norm)
             self.model.memory_norm = ctypes.addressof(norm)

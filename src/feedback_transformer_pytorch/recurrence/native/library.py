@@ -127,7 +127,7 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of its functions set."""
     address, number = ctypes.c_void_p, ctypes.c_int64
     compiled.most_rows.restype = number
-    compiled.multiplies_bf16.restype = number
+    compiled.multiplies_bf16.restype = compiled.bytes_to_stream.restype = number
     names = [*TYPES, "bfloat16_pairs"] if compiled.multiplies_bf16() else TYPES
     for name in names:
         panel, pack = getattr(compiled, f"panel_{name}"), getattr(compiled, f"pack_{name}")

@@ -58,7 +58,8 @@ class Model(ctypes.Structure):
         *_numbers("threads layers batch groups heads_per_group width dim hidden slots pair_stride"),
         *_addresses("blocks"),
         ("to_kv", Linear),
-        *_addresses("mix memory_norm position position_t bucket_starts"),
+        *_addresses("mix memory_norm position position_t bucket_starts bucket_of"),
+        *_numbers("farthest"),
     ]
 
 
