@@ -212,6 +212,11 @@ def unknown_instruction(patch: pytest.MonkeyPatch, folder: Path) -> None:
     source_of(patch, folder, EMPTY_KERNEL.replace("pack_float64() {", "pack_float64() { __builtin_trap();"))
 
 
+def other_openmp(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    text = EMPTY_KERNEL.replace("#include <omp.h>", 'extern "C" int omp_get_max_threads() { return 1; }')
+    source_of(patch, folder, text + 'extern "C" void omp_set_num_threads(int) {}\n')
+
+
 @pytest.mark.parametrize(
     ("lack", "reason"),
     [
@@ -236,6 +241,7 @@ def unknown_instruction(patch: pytest.MonkeyPatch, folder: Path) -> None:
         (missing_symbol, "its self-test failed: .*undefined symbol: absent"),
         (wrong_numbers, "its self-test failed: .*results are wrong"),
         (unknown_instruction, "its self-test failed: .*was ended by SIG(ILL|TRAP)"),
+        (other_openmp, "its self-test failed: .*another OpenMP runtime than torch"),
     ],
     ids=lambda parameter: getattr(parameter, "__name__", ""),
 )

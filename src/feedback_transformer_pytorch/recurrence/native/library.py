@@ -15,6 +15,7 @@ import torch
 from .cache import add, forget, is_tested, kernel_folder
 from .command import run
 from .compiler import build_key, compile_kernel, find_compiler
+from .openmp import check_runtime, loaded_runtimes, pause_before_forks
 
 SWITCH = "FEEDBACK_TRANSFORMER_NATIVE"  # an environment variable; 0 turns the kernel off
 UNDER_TEST = "FEEDBACK_TRANSFORMER_NATIVE_UNDER_TEST"  # another one, in the self-test's process: the library to test
@@ -74,12 +75,16 @@ def _find_or_build(compiler: list[str]) -> ctypes.CDLL:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    """Loads a library.
+    """Loads a library and makes it ready for use.
 
     Raises:
-        OSError, AttributeError: it cannot be loaded, or lacks a function.
+        OSError, AttributeError, RuntimeError: it cannot be loaded, lacks a function, or would disturb torch.
     """
-    return _declared(ctypes.CDLL(str(path)))
+    before = loaded_runtimes()
+    compiled = _declared(ctypes.CDLL(str(path)))
+    check_runtime(compiled, before)
+    pause_before_forks(compiled)
+    return compiled
 
 
 def _test(path: Path) -> None:
