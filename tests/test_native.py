@@ -1,4 +1,4 @@
-"""The compiled kernel: every width of its vectors and tiles, any number of threads, and machines that lack a compiler.
+"""The compiled kernel: every width of its vectors and tiles, any number of threads.
 
 What it computes for all other shapes and options is tested in `test_fused.py`, beside the walk by torch's operations.
 """
@@ -6,10 +6,8 @@ What it computes for all other shapes and options is tested in `test_fused.py`, 
 import copy
 import ctypes
 import dataclasses
-import logging
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,7 +17,8 @@ from cases import NUM_TOKENS, Case, close
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.recurrence import backward
 from feedback_transformer_pytorch.recurrence.native import applicability, kernel, structures
-from feedback_transformer_pytorch.recurrence.native.library import SOURCE, SWITCH, library
+from feedback_transformer_pytorch.recurrence.native.compiler import SOURCE
+from feedback_transformer_pytorch.recurrence.native.library import library
 from test_fused import run, same
 
 CONFIG = FeedbackConfig(
@@ -176,97 +175,3 @@ def test_under_autocast_a_carried_memory_is_the_one_that_was_walked() -> None:
     assert torch.equal(torch.cat([first, second], 1), whole)
     assert torch.equal(found.keys, left.keys)
     assert torch.equal(found.values, left.values)
-
-
-@needs_kernel
-def test_the_kernel_is_built_once_and_again_when_it_is_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(f"{library.__module__}.FLAGS", ["-std=c++17", "-O0", "-fopenmp"])
-    whole, damaged = (tmp_path / name / "feedback-transformer-pytorch" for name in ("whole", "damaged"))
-    damaged.mkdir(parents=True)
-
-    def compiles(cache: Path) -> bool:
-        caplog.clear()
-        monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
-        assert library.__wrapped__() is not None
-        return "compiling" in caplog.text
-
-    assert compiles(whole)
-    assert not compiles(whole)
-    (built,) = whole.iterdir()
-    (damaged / built.name).touch()  # an empty file, as after a power cut
-    assert compiles(damaged)
-    assert not compiles(damaged)
-
-
-def no_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    patch.delenv("CXX", raising=False)
-    patch.setenv("PATH", str(folder))
-
-
-def compiler_of(patch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    (folder / "c++").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "c++").chmod(0o755)
-    patch.setenv("CXX", f"'{folder / 'c++'}' -m64")
-
-
-def broken_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    compiler_of(patch, folder, "printf 'the licence has run out \\377' >&2; exit 1")
-
-
-def slow_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    compiler_of(patch, folder, "exec sleep 100")
-    patch.setattr(f"{library.__module__}.SECONDS_TO_COMPILE", 0.2)
-
-
-def open_to_others(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    patch.setenv("XDG_CACHE_HOME", str(folder))
-    (folder / "feedback-transformer-pytorch").mkdir()
-    (folder / "feedback-transformer-pytorch").chmod(0o777)
-
-
-def no_home(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    patch.delenv("XDG_CACHE_HOME")
-    patch.setattr(Path, "home", home)
-
-
-def no_room(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    (folder / "file").touch()
-    patch.setenv("XDG_CACHE_HOME", str(folder / "file"))
-
-
-@pytest.mark.parametrize(
-    ("lack", "reason"),
-    [
-        (no_compiler, "no C++ compiler"),
-        (broken_compiler, "licence has run out"),
-        (slow_compiler, "timed out"),
-        (open_to_others, "not this user's alone"),
-        (no_home, "home directory"),
-        (no_room, "Not a directory"),
-    ],
-)
-def test_without_it_the_walk_is_the_same(
-    lack: Callable[[pytest.MonkeyPatch, Path], None],
-    reason: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    lack(monkeypatch, tmp_path)
-    with caplog.at_level(logging.INFO):
-        assert library.__wrapped__() is None
-    (said,) = caplog.messages
-    assert reason in said
-    monkeypatch.setattr(applicability, "library", library.__wrapped__)
-    case = Case(CONFIG, batch=2, time=20, memory_slots=0, seed=0)
-    same(results(case, "fused"), results(case, "stepwise"))
-
-
-def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SWITCH, "0")
-    assert library.__wrapped__() is None

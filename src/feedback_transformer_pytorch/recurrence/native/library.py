@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import logging
 import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
+from .cache import add, forget, is_tested, kernel_folder
+from .command import run
+from .compiler import build_key, compile_kernel, find_compiler
+from .openmp import check_runtime, loaded_runtimes, pause_before_forks
+
 SWITCH = "FEEDBACK_TRANSFORMER_NATIVE"  # an environment variable; 0 turns the kernel off
+UNDER_TEST = "FEEDBACK_TRANSFORMER_NATIVE_UNDER_TEST"  # another one, in the self-test's process: the library to test
 # Of the weights and of the memory's keys and values; bfloat16 goes with float32 for all else.
 TYPES = ("float32", "float64", "bfloat16")
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
-SECONDS_TO_COMPILE = 300
-KEPT = 4  # kernels of other versions, compilers or processors
+SECONDS_TO_TEST = 120
+_PREFIX = "kernel-"
 _log = logging.getLogger(__name__)
 
 
@@ -35,92 +33,75 @@ def name_of(dtype: torch.dtype) -> str:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernel's functions; None where there is no compiler, where it fails, or where `SWITCH` says 0.
+    """The kernel's functions; None where there is no compiler, where anything fails, or where `SWITCH` says 0.
 
-    The first call on a machine takes about ten seconds. That it compiles, and that it could not, is logged.
+    The first call on a machine compiles and tests the kernel, which takes about fifteen seconds. One line of the log
+    says that it did, or why it failed. A failure is never raised: torch operations compute the same.
     """
     if os.environ.get(SWITCH) == "0":
         return None
-    compiler = _compiler()
-    if compiler is None:
-        _log.info("no C++ compiler: time is walked by torch's operations, which takes longer")
-        return None
+    if UNDER_TEST in os.environ:
+        return _load(Path(os.environ[UNDER_TEST]))
     try:
-        return _declared(_loaded(compiler))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        _log.warning(
-            "no compiled kernel, time is walked by torch's operations (%s=0 is quiet): %s", SWITCH, said.strip()
-        )
+        compiler = find_compiler()
+        if compiler is None:
+            _log.info("no C++ compiler: torch operations do the CPU kernel's work, more slowly")
+            return None
+        return _find_or_build(compiler)
+    except Exception as error:  # whatever it is, the model works without the kernel
+        reason = " ".join(str(error).split()) or type(error).__name__
+        _log.warning("no CPU kernel, torch operations do its work, more slowly (%s=0 is quiet): %s", SWITCH, reason)
         return None
 
 
-def _compiler() -> list[str] | None:
-    if os.environ.get("CXX"):
-        return shlex.split(os.environ["CXX"])
-    if sys.platform == "darwin":  # without its developer tools, asking for a compiler there opens a window
-        return None
-    found = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    return None if found is None else [found]
-
-
-def _loaded(compiler: list[str]) -> ctypes.CDLL:
-    """The library for this source, compiler and processor, built if it is not there or cannot be loaded."""
-    flags = [*FLAGS, "-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else FLAGS
-    # What the compiler predefines names its version and, for "native", what the processor can do.
-    predefined = _run([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
-    parts = (SOURCE.read_text("utf-8"), *flags, predefined, *platform.libc_ver())
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    path = _cache() / f"kernel-{key}.so"
-    if path.exists():
+def _find_or_build(compiler: list[str]) -> ctypes.CDLL:
+    """The library for this source, compiler and processor, built if it is not there or can no longer be loaded."""
+    path = kernel_folder() / f"{_PREFIX}{build_key(compiler)}.so"
+    if is_tested(path):
         try:
-            return ctypes.CDLL(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-    _build([*compiler, *flags], path)
-    return ctypes.CDLL(str(path))
+            return _load(path)
+        except OSError:  # what it is linked to is no longer where it was
+            forget(path)
+
+    def build(part: Path) -> None:
+        _log.info("compiling the CPU kernel, which takes about fifteen seconds")
+        began = time.monotonic()
+        compile_kernel(compiler, part)
+        _test(part)
+        _log.warning("compiled the CPU kernel in %.0f s, for all later runs: %s", time.monotonic() - began, path)
+
+    add(path, build)
+    return _load(path)
 
 
-def _cache() -> Path:
-    """The folder of compiled kernels.
+def _load(path: Path) -> ctypes.CDLL:
+    """Loads a library and makes it ready for use.
 
     Raises:
-        OSError: others may write to it, who could then run what they like.
-        RuntimeError: there is no home directory.
+        OSError, AttributeError, RuntimeError: it cannot be loaded, lacks a function, or would disturb torch.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    cache = (base if base.is_absolute() else Path.home() / ".cache") / "feedback-transformer-pytorch"
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = cache.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{cache} is not this user's alone")
-    return cache
+    before = loaded_runtimes()
+    compiled = _declared(ctypes.CDLL(str(path)))
+    check_runtime(compiled, before)
+    pause_before_forks(compiled)
+    return compiled
 
 
-def _build(command: list[str], path: Path) -> None:
-    """Compiles beside `path`, so that it is whole at every moment, and clears away what is old."""
-    _log.warning("compiling %s once into %s, which takes about ten seconds", SOURCE.name, path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as room:
-        part = Path(room) / path.name
-        _run([*command, "-shared", "-fPIC", str(SOURCE), "-o", str(part)])
-        part.replace(path)
-    for old in sorted(path.parent.glob("kernel-*.so"), key=lambda found: found.stat().st_mtime)[: -KEPT - 1]:
-        old.unlink(missing_ok=True)
-    for left in path.parent.glob("building-*"):
-        if left.stat().st_mtime < time.time() - 10 * SECONDS_TO_COMPILE:
-            shutil.rmtree(left, ignore_errors=True)
+def _test(path: Path) -> None:
+    """Tests a library in a process of its own, as a wrong one may crash or hang.
 
-
-def _run(command: list[str]) -> str:
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=SECONDS_TO_COMPILE,
-        check=True,
-    ).stdout
+    Raises:
+        RuntimeError, OSError: it fails the test, or the test cannot be run.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise RuntimeError("there is no Python interpreter to test it with")
+    package = Path(__file__).parents[len(__package__.split("."))]
+    search = os.pathsep.join([str(package), *filter(None, sys.path)])
+    environment = {**os.environ, UNDER_TEST: str(path), "PYTHONPATH": search}
+    try:
+        run([sys.executable, "-P", "-m", f"{__package__}.self_test"], SECONDS_TO_TEST, environment)
+    except RuntimeError as error:
+        raise RuntimeError(f"its self-test failed: {error}") from error
 
 
 def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:

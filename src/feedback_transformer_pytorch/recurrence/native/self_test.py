@@ -1,0 +1,68 @@
+"""The kernel's self-test: a small walk in every type against the definition. `library.py` runs it as a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config import FeedbackConfig
+from ...memory import Memory
+from ..fused import fused
+from ..stack import Stack
+from ..stepwise import stepwise
+from .library import library
+
+# Widths that are no whole number of vectors, a carried memory, a window that overflows, and work for several threads.
+# Between the two: segments of two tokens with a lone last one, segments of one; distances as a bias and as a product.
+_COMMON = FeedbackConfig(dim=40, depth=2, mem_len=19, heads=4, dim_head=8, kv_heads=2, norm_memory=True)
+CONFIGS = (replace(_COMMON, seq_len=2, position="t5"), replace(_COMMON, seq_len=1, position="relative"))
+BATCH, TIME, CARRIED, THREADS = 3, 17, 5, 2
+# By name: the type, whether autocast makes weights and memory bfloat16, and the largest relative error.
+CHECKS = {
+    "float64": (torch.float64, False, 1e-10),
+    "float32": (torch.float32, False, 1e-5),
+    "bfloat16": (torch.float32, True, 0.1),
+}
+
+
+def self_test() -> str | None:
+    """What is wrong with the kernel; None if nothing is."""
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    if library() is None:
+        return "it is turned off"
+    for config in CONFIGS:
+        stack = Stack(config).double()
+        x = torch.randn(BATCH, TIME, config.dim, dtype=torch.float64)
+        keys, values = torch.randn(2, BATCH, CARRIED, config.kv_dim, dtype=torch.float64)
+        with torch.no_grad():
+            for parameter in stack.parameters():  # so that no norm, bias or mix is trivial
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        expected = _results(stepwise, stack, x, keys, values)
+        for name, (dtype, autocast, tolerance) in CHECKS.items():
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found = _results(fused, stack.to(dtype), x.to(dtype), keys.to(dtype), values.to(dtype))
+            error = max(map(_relative_error, found, expected))
+            if not error <= tolerance:  # also where it is NaN
+                return f"its {name} results are wrong by {error:.1g}, more than {tolerance:.1g}"
+    return None
+
+
+def _results(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
+    """States, keys and values, and the gradients of a weighted sum of them."""
+    inputs = [x.detach().requires_grad_(), keys.detach().requires_grad_(), values.detach().requires_grad_()]
+    outputs = walk(stack, inputs[0], Memory(*inputs[1:]))
+    total = torch.stack([(out.double().flatten() * torch.linspace(-1, 1, out.numel())).sum() for out in outputs]).sum()
+    return [tensor.detach() for tensor in (*outputs, *torch.autograd.grad(total, [*inputs, *stack.parameters()]))]
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+if __name__ == "__main__":
+    raise SystemExit(self_test())
