@@ -147,9 +147,13 @@ def _declared(declaration: str) -> list[str]:
 @pytest.mark.parametrize("dim_head", [1, 4, 8, 16, 24, 32, 64, 128])
 @pytest.mark.parametrize(("attn_dropout", "seq_len"), [(0.0, 1), (0.2, 1), (0.0, 3)])
 def test_recomputed_values_are_those_of_rounded_weights_and_memory(
-    attn_dropout: float, seq_len: int, dim_head: int
+    attn_dropout: float, seq_len: int, dim_head: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under autocast: what `recompute` computes once more, by torch's operations, is what the kernel computed."""
+    """Under autocast: what `recompute` computes once more, by torch's operations, is what the kernel computed.
+
+    Where inputs are rounded too, a last digit in float32 may turn into one in bf16; `test_bf16.py` has that case.
+    """
+    monkeypatch.setattr(library(), "multiplies_bf16", lambda: 0)
     config = dataclasses.replace(CONFIG, attn_dropout=attn_dropout, seq_len=seq_len, dim_head=dim_head)
     model = FeedbackTransformer.from_config(config)
     x, found = torch.randint(0, NUM_TOKENS, (3, 40)), []
