@@ -197,6 +197,22 @@ def test_the_newest_checkpoint_that_is_there_is_gone_on_from(
     assert metrics(options.out) == before
 
 
+def test_a_run_that_goes_on_with_another_walk_says_so(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        train(dataclasses.replace(options, implementation="stepwise"))
+    capsys.readouterr()
+    monkeypatch.setattr(loop.Trainer, "walk", lambda trainer: "torch operations")
+    train(dataclasses.replace(options, implementation="stepwise"))
+    folder = f"{options.out}/checkpoints/00000003"
+    assert (
+        f"going on from {folder}\n{folder} was made with the definition, this run uses torch operations: "
+        "from here on its results are the same up to rounding, not bit for bit\n"
+    ) in capsys.readouterr().out
+
+
 def test_a_run_that_is_done_says_so_and_stays_as_it_is(
     options: TrainOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,6 @@
 import dataclasses
+import re
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 
 from feedback_transformer_pytorch.data import ByteTokenizer
 from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.recurrence.native import applicability, library
 from feedback_transformer_pytorch.training import saver as module
 from feedback_transformer_pytorch.training.meter import Meter
 from feedback_transformer_pytorch.training.options import TrainOptions
@@ -121,6 +124,64 @@ def test_another_trainer_goes_on_where_the_first_was(options: TrainOptions, star
     assert second.meter.so_far()["seconds"] > 0
     second.saver.save()
     assert second.run.checkpoints.updates() == [3]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Lets the machine have the compiled kernel of a key, or none; nothing may be computed with it."""
+
+    def install(key: str | None) -> None:
+        stub = None if key is None else types.SimpleNamespace(most_rows=lambda: 256, _name=f"kernel-{key}.so")
+        for owner in (applicability, library):
+            monkeypatch.setattr(owner, "library", lambda: stub)
+
+    monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
+    return install
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ("a1", "a1", None),
+        (None, None, None),
+        ("a1", None, "was made with the compiled kernel a1, this run uses torch operations: .* not bit for bit$"),
+        (None, "a1", "was made with torch operations, this run uses the compiled kernel a1: .* not bit for bit$"),
+        ("a1", "b2", "was made with the compiled kernel a1, this run uses the compiled kernel b2: .* not bit for bit$"),
+    ],
+)
+def test_a_checkpoint_says_what_walked_time(
+    options: TrainOptions,
+    start: Callable[..., Training],
+    kernel: Callable[[str | None], None],
+    before: str | None,
+    after: str | None,
+    line: str | None,
+) -> None:
+    first = start(options)
+    first.go_on(1)
+    kernel(before)
+    first.saver.save()
+    kernel(after)
+    second = start(again(options))
+    shown = second.saver.resume(newest(second.run))
+    assert (shown is None) == (line is None)
+    assert shown is None or re.search(line, shown)
+
+
+@pytest.mark.parametrize("state", [{}, {"walk": None}])
+def test_a_checkpoint_that_does_not_say_is_gone_on_from_in_silence(
+    options: TrainOptions, start: Callable[..., Training], processes: Processes, state: dict[str, Any]
+) -> None:
+    """As one of an earlier version does not."""
+    training = start(options)
+    training.save_each(1)
+    checkpoints = training.run.checkpoints
+    checkpoint = checkpoints.load(1)
+    others = {name: value for name, value in checkpoint.state.items() if name != "walk"}
+    checkpoints.keep(set())
+    checkpoints.save(dataclasses.replace(checkpoint, state={**others, **state}), processes)
+    second = start(again(options))
+    assert second.saver.resume(newest(second.run)) is None
 
 
 def test_where_nothing_was_saved_nothing_is_found(options: TrainOptions, start: Callable[..., Training]) -> None:

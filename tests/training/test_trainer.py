@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from feedback_transformer_pytorch import Memory
 from feedback_transformer_pytorch.data import Streams
+from feedback_transformer_pytorch.recurrence.native.library import kernel_key, library
 from feedback_transformer_pytorch.training.architectures import build_model
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
 from feedback_transformer_pytorch.training.trainer import Step, Trainer
@@ -164,3 +166,22 @@ def test_a_compiled_model_learns_the_same(options: TrainOptions, trainer_of: Tra
         for flag in (False, True)
     )
     assert compiled == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "walk"),
+    [
+        ({"seq_len": 1}, "the compiled kernel"),
+        ({"seq_len": 16}, "torch operations"),  # a block is one segment, for which the kernel does not pay
+        ({"implementation": "stepwise"}, "the definition"),
+        ({"model": "transformer-xl"}, None),
+    ],
+)
+def test_it_says_what_walks_time(
+    options: TrainOptions, trainer_of: TrainerOf, changes: dict[str, Any], walk: str | None
+) -> None:
+    if walk == "the compiled kernel":
+        if library() is None:
+            pytest.skip("no compiled kernel")
+        walk = f"the compiled kernel {kernel_key()}"
+    assert trainer_of(dataclasses.replace(options, **changes)).walk() == walk

@@ -1,5 +1,6 @@
 from .applicability import computes_like as computes_like
 from .applicability import is_called_plainly as is_called_plainly
+from .fused import describe_walk as describe_walk
 from .fused import fused as fused
 from .incremental import Incremental as Incremental
 from .stack import Stack as Stack

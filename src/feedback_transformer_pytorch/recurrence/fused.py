@@ -14,6 +14,7 @@ from ..segments import Visibility
 from .applicability import unsupported_reason, warn_once
 from .backward import backward
 from .forward import forward
+from .native.library import kernel_key
 from .plan import Plan
 from .stack import Stack
 from .stepwise import stepwise
@@ -44,6 +45,16 @@ def fused(
             return _Fused.apply(_Call(stack, spec, recompute, autocast), *flat)
         masks = spec.layout.masks(plan.segments, x, spec.attn_dropout > 0, spec.ff_dropout > 0)
         return forward(Walk(spec, inputs), None, None, masks)
+
+
+def describe_walk(stack: Stack, x: Tensor) -> str:
+    """What `fused` walks an input like x (B, T, D) with: "torch operations", or "the compiled kernel" and its key.
+
+    Walks that are described differently compute the same up to rounding.
+    """
+    config = stack.config
+    plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, carried=0)
+    return f"the compiled kernel {kernel_key()}" if WalkSpec.of(stack, x, plan, None).compiled else "torch operations"
 
 
 class _Call(NamedTuple):

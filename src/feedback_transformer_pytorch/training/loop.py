@@ -155,8 +155,10 @@ def _begin(
 ) -> XzFigures:
     """Goes on from a checkpoint, or begins the metrics; returns what xz makes of the held-out text."""
     if checkpoint is not None:
-        saver.resume(checkpoint)
+        other_walk = saver.resume(checkpoint)
         progress.say(f"going on from {run.checkpoints.folder(saver.saved)}")
+        if other_walk is not None:
+            progress.say(other_walk)
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])

@@ -64,6 +64,7 @@ class Saver:
             **self._fingerprints._asdict(),
             "metrics": self._processes.on_main(self._run.metrics_so_far),
             "meter": self._meter.state(),
+            "walk": self._trainer.walk(),
         }
         content = Checkpoint(
             update=trainer.update,
@@ -82,8 +83,12 @@ class Saver:
         best = {min(finite, key=finite.__getitem__)} if finite else set()
         checkpoints.keep({*checkpoints.updates()[-self._options.keep :], *best})
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def resume(self, checkpoint: Checkpoint) -> str | None:
         """Goes on from a checkpoint, which `newest` found.
+
+        Returns:
+            a line for the user where time was walked in another way, so that the run cannot go on bit for bit; None
+            where it was walked in the same way, or the checkpoint does not say.
 
         Raises:
             InputError: it is of another text or tokenizer, or no checkpoint of this run.
@@ -102,6 +107,16 @@ class Saver:
         self._processes.on_main(lambda: self._run.cut_metrics(metrics, update))
         self._processes.on_main(self._prune)  # the run may have been killed before it came to this
         self.saved = update
+        return self._other_walk(folder, checkpoint.state.get("walk"))
+
+    def _other_walk(self, folder: Path, there: str | None) -> str | None:
+        here = self._trainer.walk()
+        if there is None or there == here:
+            return None
+        return (
+            f"{folder} was made with {there}, this run uses {here}: "
+            "from here on its results are the same up to rounding, not bit for bit"
+        )
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
         given = " ".join(self._options.files) or "the default text"

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ..data import Streams
 from ..data.streams import Block
 from ..model import FeedbackTransformer
+from ..recurrence import describe_walk
 from .architectures import LanguageModel
 from .carried import Carried, emptied, is_finite, join, pack, unpack
 from .optimizer import build_optimizer, learning_rate
@@ -125,6 +126,21 @@ class Trainer:
         weight = self.model.decoder.stack.layer_weight.detach()
         whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
         return {"layer_weights": whole.softmax(0).tolist()}
+
+    def walk(self) -> str | None:
+        """What walks the model through time; None for a model that has no recurrence.
+
+        "the definition", or what `describe_walk` says of a block of full length.
+        """
+        if not isinstance(self.model, FeedbackTransformer):
+            return None
+        if self.model.implementation == "stepwise":
+            return "the definition"
+        dtype, rows = next(self.model.parameters()).dtype, len(self.rows) // self._options.accumulate
+        shape = (rows, self._options.block_len, self._options.dim)
+        with self.autocast():
+            x = torch.empty(1, dtype=dtype, device=self._processes.device).expand(shape)
+            return describe_walk(self.model.decoder.stack, x)
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name, on the CPU; all processes call it together, and the main one alone gets them."""

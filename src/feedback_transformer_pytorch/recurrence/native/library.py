@@ -54,6 +54,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def kernel_key() -> str | None:
+    """Identifies the kernel that `library` gives: its source, compiler and processor. None where there is none."""
+    compiled = library()
+    return None if compiled is None else Path(compiled._name).stem.removeprefix(_PREFIX)
+
+
 def _find_or_build(compiler: list[str]) -> ctypes.CDLL:
     """The library for this source, compiler and processor, built if it is not there or can no longer be loaded."""
     path = kernel_folder() / f"{_PREFIX}{build_key(compiler)}.so"
