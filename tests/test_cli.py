@@ -370,7 +370,7 @@ def test_a_run_that_is_done_says_so_when_it_is_resumed(run: Path, capsys: pytest
 
 
 def test_another_option_than_the_runs_is_one_line(refuses: Callable[..., None], run: Path, tmp_path: Path) -> None:
-    refuses("already holds a run, with --lr 0.001, not 0.5", "train", "--resume", "--out", run, "--lr=0.5")
+    refuses("already holds a run, with --lr 0.002, not 0.5", "train", "--resume", "--out", run, "--lr=0.5")
     refuses("already holds a run, with --recompute False, not True", "train", "--resume", "--out", run, "--recompute")
     refuses("there is no run in ", "train", "--resume", "--out", tmp_path / "nowhere")
 

@@ -182,11 +182,11 @@ class TrainOptions(Options):
         int | None, OptionInfo("tokens of each stream at first; they double up to --block-len; null: no", at_least=1)
     ] = None
     curriculum_updates: Annotated[int, OptionInfo("updates until blocks have their full length", at_least=0)] = 0
-    lr: Annotated[float, OptionInfo("learning rate, at its highest", above=0)] = 1e-3
+    lr: Annotated[float, OptionInfo("learning rate, at its highest", above=0)] = 2e-3
     warmup_updates: Annotated[int, OptionInfo("updates in which the learning rate rises to --lr", at_least=0)] = 100
     lr_decay: Annotated[Decay, OptionInfo("then: down to a tenth on a half cosine, or no change")] = "cosine"
     weight_decay: Annotated[float, OptionInfo("decoupled weight decay, of matrices only", at_least=0)] = 0.1
-    clip: Annotated[float, OptionInfo("largest norm of the gradient", above=0)] = 1.0
+    clip: Annotated[float, OptionInfo("largest norm of the gradient", above=0)] = 0.1
     max_skipped: Annotated[int, OptionInfo("updates in a row that may not be finite and are skipped", at_least=0)] = 10
     seed: Annotated[int, OptionInfo("of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
     precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are fp32 always")] = "fp32"

@@ -32,6 +32,7 @@ CHECKS = {
 def self_test() -> str | None:
     """What is wrong with the kernel; None if nothing is."""
     torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN, so that what is not written is found
     torch.set_num_threads(THREADS)
     if library() is None:
         return "it is turned off"
