@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast, get_args
 
 from torch import nn
@@ -14,7 +15,9 @@ from shapes import Shape
 
 BASELINES = {"parallel": ParallelTransformer, "transformer-xl": TransformerXL}
 IMPLEMENTATIONS = tuple(name for name in get_args(Implementation) if name != "auto")
-CONTESTANTS = ("reference", *IMPLEMENTATIONS, *BASELINES)
+# The fused walk with position "relative"; all others have the bias of the shape's configuration.
+RELATIVE = "fused-relative"
+CONTESTANTS = ("reference", *IMPLEMENTATIONS, RELATIVE, *BASELINES)
 
 
 def takes_part(name: str, shape: Shape) -> bool:
@@ -40,4 +43,6 @@ def build(name: str, shape: Shape) -> nn.Module:
         )
     if name in BASELINES:
         return BASELINES[name].from_config(shape.config)
+    if name == RELATIVE:
+        return FeedbackTransformer.from_config(dataclasses.replace(shape.config, position="relative"))
     return FeedbackTransformer.from_config(shape.config, implementation=cast(Implementation, name))

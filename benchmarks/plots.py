@@ -25,6 +25,7 @@ LOOKS = {
     "reference": ("0.0.11", "#D55E00"),
     "stepwise": ("stepwise", "#E69F00"),
     "fused": ("fused", "#0072B2"),
+    "fused-relative": ("fused, relative", "#56B4E9"),
     "transformer-xl": ("Transformer-XL", "#CC79A7"),
     "parallel": ("parallel Transformer", "#555555"),
 }
