@@ -51,8 +51,9 @@ def walk_and_fork() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
-def test_a_forked_child_does_not_wait_for_its_parents_threads() -> None:
+def test_a_forked_child_does_not_wait_for_its_parents_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it where torch's operations compute: they have the same threads."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # where other tests run, spinning takes long
     process = multiprocessing.get_context("spawn").Process(target=walk_and_fork)
     process.start()
     process.join()

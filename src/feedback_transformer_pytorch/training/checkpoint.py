@@ -88,11 +88,11 @@ class Checkpoints:
             files |= {MODEL: save(dict(content.model)), OPTIMIZER: save(dict(content.optimizer))}
             files[STATE] = _json(content.state)
         try:
-            processes.on_main(lambda: begin_directory(folder))
-            entries = processes.together(lambda: _write(beside(folder), files))
+            processes.main_rank_first(lambda: begin_directory(folder))
+            entries = processes.on_all_ranks(lambda: _write(beside(folder), files))
             merged = {name: entry for own in entries for name, entry in own.items()}
             manifest = {"format": FORMAT, "update": content.update, "files": merged}
-            processes.on_main(lambda: _finish(folder, _json(manifest)))
+            processes.main_rank_first(lambda: _finish(folder, _json(manifest)))
         except InputError:
             if processes.is_main:
                 shutil.rmtree(beside(folder), ignore_errors=True)

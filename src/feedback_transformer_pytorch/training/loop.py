@@ -81,7 +81,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             f"{corpus.name}: {corpus.train.num_bytes:,} bytes to learn, {validation.num_bytes:,} held out; "
             f"{size:,} parameters, on {processes.device}" + (f" x {processes.count}" if processes.count > 1 else "")
         )
-        processes.on_main(lambda: Run.create(options, tokenizer) if found is None else found.clean())
+        processes.main_rank_first(lambda: Run.create(options, tokenizer) if found is None else found.clean())
         run = found or Run.open(options.out)
         fingerprints = Fingerprints(corpus.fingerprint, tokenizer.fingerprint)
         saver = Saver(options, run, trainer, meter, fingerprints, processes)
@@ -126,8 +126,8 @@ def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgr
             )
         found.append(corpus)
 
-    processes.on_main(read)
-    processes.together(lambda: None if found else read())
+    processes.main_rank_first(read)
+    processes.on_all_ranks(lambda: None if found else read())
     return found[0]
 
 
@@ -162,11 +162,11 @@ def _begin(
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
-    elif processes.on_main(run.drop_metrics):
+    elif processes.main_rank_first(run.drop_metrics):
         progress.say(f"{run.path} has no checkpoint: training begins anew")
-    xz = processes.on_main(validation.xz)
+    xz = processes.main_rank_first(validation.xz)
     progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")
-    processes.on_main(lambda: run.log({"kind": "xz", **asdict(xz)}))
+    processes.main_rank_first(lambda: run.log({"kind": "xz", **asdict(xz)}))
     return xz
 
 
@@ -246,14 +246,14 @@ class _Loop:
         update = self.trainer.update
         if update == 0 or not self._is_due(self.options.eval_every):
             return False
-        return update not in self.processes.on_main(self.run.validated)
+        return update not in self.processes.main_rank_first(self.run.validated)
 
     def _report(self) -> None:
         interval, layer_weights = self.meter.take(), self.trainer.layer_weights()
         if interval is None:
             return
         record = {**interval.to_dict(), **layer_weights}
-        self.processes.on_main(lambda: self.run.log({"kind": "train", **record}))
+        self.processes.main_rank_first(lambda: self.run.log({"kind": "train", **record}))
         self.trackers.log("train", record)
         self.progress.interval(interval)
 
@@ -267,7 +267,9 @@ class _Loop:
             sample = self.validation.sample(model, update, check)
         self._save_weights()
         figures = {"update": update, **self.meter.so_far(), "bits_per_byte": bits_per_byte}
-        self.processes.on_main(lambda: self._keep_validation({"kind": "validation", **figures, "sample": sample}))
+        self.processes.main_rank_first(
+            lambda: self._keep_validation({"kind": "validation", **figures, "sample": sample})
+        )
         self.trackers.log("validation", figures)
         self.progress.validation(update, bits_per_byte, self.xz, sample)
         self.meter.resume()
@@ -278,7 +280,7 @@ class _Loop:
 
     def _save_weights(self) -> None:
         weights = self.trainer.weights()
-        self.processes.on_main(lambda: self.run.save_weights(weights))
+        self.processes.main_rank_first(lambda: self.run.save_weights(weights))
 
 
 def _go_on() -> None:

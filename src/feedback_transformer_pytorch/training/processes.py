@@ -115,7 +115,7 @@ class Processes:
         """The values of all processes, in order."""
         return [value] if self.count == 1 else gather_object([value])
 
-    def together(self, action: Callable[[], T]) -> list[T]:
+    def on_all_ranks(self, action: Callable[[], T]) -> list[T]:
         """What `action` returns in each process; if it fails in any, all raise that InputError."""
         result: T | None = None
         failure = None
@@ -129,9 +129,9 @@ class Processes:
                 raise InputError(message)
         return [outcome for outcome, _ in outcomes]  # type: ignore[misc]
 
-    def on_main(self, action: Callable[[], T]) -> T:
+    def main_rank_first(self, action: Callable[[], T]) -> T:
         """Lets the main process act while the others wait; all get what it returns, or the InputError it raises."""
-        return self.together(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
+        return self.on_all_ranks(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ class Saver:
         state = {
             "options": fixed_options(self._options),
             **self._fingerprints._asdict(),
-            "metrics": self._processes.on_main(self._run.metrics_so_far),
+            "metrics": self._processes.main_rank_first(self._run.metrics_so_far),
             "meter": self._meter.state(),
             "walk": self._trainer.walk(),
         }
@@ -75,7 +75,7 @@ class Saver:
         )
         checkpoints.save(content, self._processes)
         self.saved, self._saved_at = trainer.update, time.monotonic()
-        self._processes.on_main(self._prune)
+        self._processes.main_rank_first(self._prune)
 
     def _prune(self) -> None:
         checkpoints, validated = self._run.checkpoints, self._run.validated()
@@ -104,8 +104,8 @@ class Saver:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise _foreign(folder, repr(error)) from error
-        self._processes.on_main(lambda: self._run.cut_metrics(metrics, update))
-        self._processes.on_main(self._prune)  # the run may have been killed before it came to this
+        self._processes.main_rank_first(lambda: self._run.cut_metrics(metrics, update))
+        self._processes.main_rank_first(self._prune)  # the run may have been killed before it came to this
         self.saved = update
         return self._other_walk(folder, checkpoint.state.get("walk"))
 
