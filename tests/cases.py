@@ -1,6 +1,6 @@
 """Random models and inputs, in float64, for the tests that hold for all shapes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from conditioning import Reference
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
 
 NUM_TOKENS = 11
+POSITIONS = ["t5", "relative", "legacy"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def cases(draw: st.DrawFn, **fixed: Any) -> Case:
         "kv_heads": kv_heads,
         "keep_last_hidden": draw(st.booleans()),
         "norm_memory": draw(st.booleans()),
-        "position": draw(st.sampled_from(["t5", "relative", "legacy"])),
+        "position": draw(st.sampled_from(POSITIONS)),
     }
     fields.update({name: value for name, value in fixed.items() if name in fields})
     edges = [1, mem_len - 1, mem_len, mem_len + 1, 3 * mem_len + 1]
@@ -77,14 +79,19 @@ def cases(draw: st.DrawFn, **fixed: Any) -> Case:
     )
 
 
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-10, scale: float = 1.0) -> None:
-    """Equal up to `tolerance`, relative to the largest number of either, and to `scale` if that is larger."""
-    assert a.shape == b.shape, (a.shape, b.shape)
-    if a.numel():
-        scale = max(scale, float(a.detach().abs().max()), float(b.detach().abs().max()))
-    torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale)
+def definition(model: FeedbackTransformer, evaluate: Callable[[], Mapping[str, Tensor]]) -> Reference:
+    """What `evaluate` gives where the model is walked by the definition."""
+
+    def stepwise() -> Mapping[str, Tensor]:
+        before, model.implementation = model.implementation, "stepwise"
+        try:
+            return evaluate()
+        finally:
+            model.implementation = before
+
+    return Reference(model, stepwise)
 
 
-def largest(tensors: Iterable[Tensor]) -> float:
-    """The largest magnitude among all: what a gradient that is exactly zero but for rounding is compared with."""
-    return max((float(tensor.abs().max()) for tensor in tensors if tensor.numel()), default=0.0)
+def named(out: Tensor, memory: Memory) -> dict[str, Tensor]:
+    """Output, keys and values, by name."""
+    return {"out": out, "keys": memory.keys, "values": memory.values}

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from cases import close
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.recurrence import walk
 from feedback_transformer_pytorch.recurrence.native import applicability
@@ -122,7 +121,8 @@ def test_the_memory_that_is_walked_is_the_one_that_is_carried(way: str) -> None:
         states = [model.decoder(model.token_emb(x), return_memory=True)]
         first, memory = model.decoder(model.token_emb(x[:, :20]), return_memory=True)
         second, memory = model.decoder(model.token_emb(x[:, 20:]), memory, return_memory=True)
-    close(torch.cat([first, second], 1), states[0][0], 1e-5)
+    whole, split = states[0][0], torch.cat([first, second], 1)
+    assert (split - whole).norm() <= 1e-4 * whole.norm()  # a last digit in bf16 is 4e-3
 
 
 def test_the_kernel_multiplies_in_bf16_where_the_cpu_does() -> None:

@@ -1,9 +1,12 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from cases import Case, cases, close
+from cases import Case, cases, definition
 from feedback_transformer_pytorch import FeedbackConfig, InputError, generate
 from feedback_transformer_pytorch.generation import Reader, Sampling
 
@@ -16,13 +19,15 @@ def test_reading_in_pieces_gives_the_logits_of_the_whole_text(case: Case, pieces
     model, x = case.model(), case.tokens()
     seq_len = case.config.seq_len
     beyond = torch.nn.functional.pad(x, (0, -case.time % seq_len))
-    expected = model(beyond, case.memory())
-    reader, read = Reader(model, case.memory()), 0
-    for size in pieces:
-        if read + size > case.time:
-            break
-        read += size
-        close(reader.read(x[:, read - size : read]), expected[:, read - 1])
+    ends = [end for end in itertools.accumulate(pieces) if end <= case.time]
+    reader = Reader(model, case.memory())
+    found = {f"{end}": reader.read(x[:, start:end]) for start, end in itertools.pairwise([0, *ends])}
+
+    def whole() -> dict[str, Tensor]:
+        logits = model(beyond, case.memory())
+        return {f"{end}": logits[:, end - 1] for end in ends}
+
+    definition(model, whole).assert_agrees(found)
 
 
 def test_greedy_is_the_argmax_of_the_whole_text() -> None:

@@ -186,7 +186,7 @@ def test_autocast_keeps_the_memory_in_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out, memory = model(x, return_memory=True)
     assert out.dtype == memory.keys.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), model(x), rtol=0.1, atol=0.1)
+    assert (out.float() - model(x)).norm() < 0.1 * model(x).norm()
 
 
 X = torch.zeros(2, 5, dtype=torch.long)

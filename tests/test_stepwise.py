@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cases import Case, cases, close
+from cases import POSITIONS, Case, cases, definition, named
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackDecoder, Memory
 
 
@@ -26,24 +27,24 @@ def test_causality_bit_for_bit(case: Case, which: int) -> None:
 @given(cases(), st.integers(1, 4))
 def test_a_split_at_a_segment_boundary_changes_nothing(case: Case, segments: int) -> None:
     model, x = case.model(), case.tokens()
-    whole, memory_whole = model(x, case.memory(), return_memory=True)
     memory, parts = case.memory(), []
     for part in x.split(segments * case.config.seq_len, dim=1):
         out, memory = model(part, memory, return_memory=True)
         parts.append(out)
-    close(torch.cat(parts, dim=1), whole)
-    close_memories(memory, memory_whole)
+    whole = definition(model, lambda: named(*model(x, case.memory(), return_memory=True)))
+    whole.assert_agrees(named(torch.cat(parts, dim=1), memory))
+    assert memory.lengths is None
 
 
 @given(cases(), st.integers(0, 5), st.integers(0, 5))
 def test_padding_left_and_right_is_as_if_it_were_not_there(case: Case, left: int, right: int) -> None:
     model, x = case.model(), case.tokens()
-    plain, memory_plain = model(x, case.memory(), return_memory=True)
     padded = torch.nn.functional.pad(x, (left, right), value=1)
     mask = torch.nn.functional.pad(torch.ones_like(x, dtype=torch.bool), (left, right))
     out, memory = model(padded, case.memory(), return_memory=True, mask=mask)
-    close(out[:, left : left + case.time], plain)
-    close_memories(memory, memory_plain)
+    plain = definition(model, lambda: named(*model(x, case.memory(), return_memory=True)))
+    plain.assert_agrees(named(out[:, left : left + case.time], memory))
+    assert memory.lengths is None
 
 
 @given(cases(), st.floats(0, 1))
@@ -52,51 +53,71 @@ def test_rows_of_unlike_length_are_as_if_alone(case: Case, probability: float) -
     model, x, mask = case.model(), case.tokens(), case.flags(probability)
     out, memory = model(x, case.memory(), return_memory=True, mask=mask)
     again = model(x, memory)
+
+    def alone(row: int) -> dict[str, Tensor]:
+        own, text, found = memory_of(case, row), x[row : row + 1, mask[row]], {}
+        if text.shape[1]:
+            found["out"], own = model(text, own, return_memory=True)
+        return found | {"again": model(x[row : row + 1], own)}
+
     for row in range(case.batch):
-        own = None if case.memory_slots == 0 else case.memory().select(torch.tensor([row]))
-        alone = x[row : row + 1, mask[row]]
-        if alone.shape[1]:
-            plain, own = model(alone, own, return_memory=True)
-            close(out[row : row + 1, mask[row]], plain)
-        close(again[row : row + 1], model(x[row : row + 1], own))
+        found = {"out": out[row : row + 1, mask[row]]} if mask[row].any() else {}
+        definition(model, partial(alone, row)).assert_agrees(found | {"again": again[row : row + 1]})
+
+
+def memory_of(case: Case, row: int) -> Memory | None:
+    memory = case.memory()
+    return None if memory is None else memory.select(torch.tensor([row]))
 
 
 @given(cases(), st.floats(0, 1), st.floats(0.5, 1))
 def test_reset_is_a_separate_call(case: Case, probability: float, real: float) -> None:
     model, x, reset, mask = case.model(), case.tokens(), case.flags(probability), case.flags(real, salt=4)
     out, memory = model(x, case.memory(), return_memory=True, mask=mask, reset=reset)
-    for row in range(case.batch):
-        last = None if case.memory_slots == 0 else case.memory().select(torch.tensor([row]))
-        starts = [0, *reset[row].nonzero()[:, 0].tolist(), case.time]
-        for start, end in itertools.pairwise(starts):
+
+    def alone(row: int) -> dict[str, Tensor]:
+        last, found = memory_of(case, row), {}
+        for start, document in documents(row):
             if start < case.time and reset[row, start]:
                 last = None
-            document = mask[row, start:end].nonzero()[:, 0] + start
             if len(document):
-                alone, last = model(x[row : row + 1, document], last, return_memory=True)
-                close(out[row : row + 1, document], alone)
+                found[f"from {start}"], last = model(x[row : row + 1, document], last, return_memory=True)
+        return found if last is None else found | {"keys": last.keys, "values": last.values}
+
+    def documents(row: int) -> list[tuple[int, Tensor]]:
+        """Where each starts, and the places of its real tokens."""
+        starts = [0, *reset[row].nonzero()[:, 0].tolist(), case.time]
+        return [(start, mask[row, start:end].nonzero()[:, 0] + start) for start, end in itertools.pairwise(starts)]
+
+    for row in range(case.batch):
+        expected = definition(model, partial(alone, row))
         seen = memory.keys.shape[1] if memory.lengths is None else int(memory.lengths[row])
-        assert seen == (0 if last is None else last.keys.shape[1])
+        assert seen == (expected.values["keys"].shape[1] if "keys" in expected.values else 0)
+        found = {f"from {start}": out[row : row + 1, places] for start, places in documents(row) if len(places)}
         if seen:
-            close(memory.keys[row : row + 1, -seen:], last.keys)
-            close(memory.values[row : row + 1, -seen:], last.values)
+            found |= {"keys": memory.keys[row : row + 1, -seen:], "values": memory.values[row : row + 1, -seen:]}
+        expected.assert_agrees(found)
 
 
 @given(cases())
 def test_a_row_alone_is_the_row_in_a_batch(case: Case) -> None:
     model, x = case.model(), case.tokens()
     batch = model(x, case.memory())
+
+    def alone(row: int) -> dict[str, Tensor]:
+        return {"out": model(x[row : row + 1], memory_of(case, row))}
+
     for row in range(case.batch):
-        memory = case.memory()
-        alone = model(x[row : row + 1], None if memory is None else memory.select(torch.tensor([row])))
-        close(batch[row : row + 1], alone)
+        definition(model, partial(alone, row)).assert_agrees({"out": batch[row : row + 1]})
 
 
 @given(cases())
 def test_a_memory_longer_than_the_text_is_unlimited(case: Case) -> None:
     enough = dataclasses.replace(case, config=dataclasses.replace(case.config, mem_len=case.time + 5), memory_slots=0)
     more = dataclasses.replace(enough, config=dataclasses.replace(enough.config, mem_len=10 * case.time + 50))
-    close(enough.model()(case.tokens()), more.model()(case.tokens()))
+    model = enough.model()
+    expected = definition(model, lambda: {"out": model(case.tokens())})
+    expected.assert_agrees({"out": more.model()(case.tokens())})
 
 
 @given(cases(), st.sampled_from(["nothing real", "all reset", "no memory"]))
@@ -149,7 +170,7 @@ def test_dropout_is_drawn_in_training_only() -> None:
     assert torch.equal(model(x, memory), model(x, memory))
 
 
-@pytest.mark.parametrize("position", ["t5", "relative", "legacy"])
+@pytest.mark.parametrize("position", POSITIONS)
 def test_gradient_flows_into_a_given_memory(position: str) -> None:
     config = FeedbackConfig(num_tokens=11, dim=4, depth=1, mem_len=3, heads=1, dim_head=3, position=position)
     model = Case(config, 1, 3, 0, 0).model()
@@ -159,14 +180,6 @@ def test_gradient_flows_into_a_given_memory(position: str) -> None:
         return model(torch.tensor([[1, 2, 3]]), Memory(keys, values)).square().sum()
 
     assert torch.autograd.gradcheck(loss, (keys.requires_grad_(), values.requires_grad_()))
-
-
-def close_memories(a: Memory, b: Memory) -> None:
-    close(a.keys, b.keys)
-    close(a.values, b.values)
-    assert (a.lengths is None) == (b.lengths is None)
-    if a.lengths is not None and b.lengths is not None:
-        assert torch.equal(a.lengths, b.lengths)
 
 
 def test_a_normed_memory_does_not_see_the_scale_of_the_states() -> None:

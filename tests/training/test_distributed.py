@@ -77,15 +77,15 @@ def test_two_processes_train_as_one_and_take_over_from_each_other(options: Train
     two = dataclasses.replace(options, out=options.out + "-two", strategy=strategy)
     train_in_two(two)
     assert len(figures(two)) == options.max_updates + 2
-    assert figures(two) == pytest.approx(figures(options), rel=1e-5)
+    assert figures(two) == pytest.approx(figures(options), rel=1e-4)
 
     one_from_two = halfway(two, "one-from-two")
     train(one_from_two)
-    assert figures(one_from_two) == pytest.approx(figures(options), rel=1e-5)
+    assert figures(one_from_two) == pytest.approx(figures(options), rel=1e-4)
 
     two_from_one = dataclasses.replace(halfway(options, "two-from-one"), strategy=strategy)
     train_in_two(two_from_one)
-    assert figures(two_from_one) == pytest.approx(figures(options), rel=1e-5)
+    assert figures(two_from_one) == pytest.approx(figures(options), rel=1e-4)
 
     two_from_two = halfway(two, "two-from-two")
     train_in_two(two_from_two)

@@ -1,0 +1,366 @@
+"""The comparison with the definition finds small faults in the fused walk, also where it magnifies rounding errors.
+
+Each fault is planted alone into the walk by torch's operations. The comparison is the one that the property tests make.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import NUM_TOKENS, Case, definition
+from conditioning import Reference
+from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
+from feedback_transformer_pytorch.recurrence import backward, ops, plan, walk
+from feedback_transformer_pytorch.recurrence.native import applicability
+from feedback_transformer_pytorch.recurrence.ops import Attention, Geglu, KeyValueGradient, Linear, Norm
+from feedback_transformer_pytorch.recurrence.sublayers import AttentionSublayer, FeedForwardSublayer, Window
+from feedback_transformer_pytorch.recurrence.tape import Step
+from feedback_transformer_pytorch.recurrence.windows import Windows
+from test_fused import run
+
+LITTLE = 1e-6
+
+
+@dataclass(frozen=True)
+class Example:
+    case: Case
+    recompute: bool = False
+    masked: bool = False  # some tokens are padding, and the memory is emptied before some
+
+    def evaluate(self, model: FeedbackTransformer) -> dict[str, Tensor]:
+        flags = {"mask": self.case.flags(0.7), "reset": self.case.flags(0.2, salt=4)} if self.masked else {}
+        torch.manual_seed(7)
+        return run(model, self.case.tokens(), self.case.memory(), **flags)
+
+    @property
+    def several_keys(self) -> bool:
+        """With a single one its probability is 1, and its score has no gradient."""
+        return self.case.config.mem_len > 1 or self.case.config.seq_len > 1
+
+    @property
+    def several_distances(self) -> bool:
+        """The legacy position counts every slot of a lone token as near as can be."""
+        return self.several_keys and (self.case.config.position != "legacy" or self.case.config.seq_len > 1)
+
+    @property
+    def blind_rows(self) -> bool:
+        """Whether some tokens have nothing to attend to."""
+        return self.masked or (self.case.config.seq_len == 1 and self.case.memory_slots == 0)
+
+
+CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=5, seq_len=1, heads=2, dim_head=3)
+EXAMPLES = {
+    "gradients of 8,000": Example(
+        Case(replace(CONFIG, dim=4, depth=3, mem_len=1, heads=1, kv_heads=1, dim_head=2), 2, 13, 1, 1487),
+        recompute=True,
+    ),
+    "errors grow 100,000 times": Example(
+        Case(replace(CONFIG, heads=1, kv_heads=1, keep_last_hidden=True, position="legacy"), 2, 14, 0, 508)
+    ),
+    "segments": Example(Case(replace(CONFIG, seq_len=3, heads=4, kv_heads=2, norm_memory=True), 3, 11, 3, 0)),
+    "legacy segments": Example(Case(replace(CONFIG, seq_len=2, position="legacy", dim=4), 2, 13, 4, 1), recompute=True),
+    "dropout": Example(
+        Case(replace(CONFIG, seq_len=2, attn_dropout=0.3, ff_dropout=0.3, norm_memory=True), 2, 14, 2, 2)
+    ),
+    "padding and resets": Example(Case(replace(CONFIG, depth=1, mem_len=3), 3, 13, 2, 3), masked=True),
+}
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def always(example: Example) -> bool:
+    return True
+
+
+def wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Puts a function of the original and its arguments in its place."""
+    original = getattr(owner, name)
+
+    def wrapped(*args: Any) -> Any:
+        return wrapper(original, *args)
+
+    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+    patch.setattr(owner, name, staticmethod(wrapped) if static else wrapped)
+
+
+def residual_of_feedforward(patch: pytest.MonkeyPatch) -> None:
+    """A little of the gradient that goes past the feed-forward."""
+    wrap(patch, FeedForwardSublayer, "step_backward", lambda f, self, i, grad: f(self, i, grad) - LITTLE * grad)
+
+
+def residual_of_attention(patch: pytest.MonkeyPatch) -> None:
+    """All of the gradient that goes past the attention."""
+    wrap(patch, AttentionSublayer, "step_backward", lambda f, self, i, grad, *rest: f(self, i, grad, *rest) - grad)
+
+
+def gradient_of_mix(patch: pytest.MonkeyPatch) -> None:
+    """What the memory gives back to the embeddings."""
+
+    def wrapper(original: Any, self: Any, *args: Any) -> None:
+        original(self, *args)
+        if self._mix is not None:
+            self._mix = (torch.zeros_like(self._mix[0]), *self._mix[1:])
+
+    wrap(patch, backward._Steps, "__init__", wrapper)
+
+
+def mean_in_norm(patch: pytest.MonkeyPatch) -> None:
+    def wrapper(original: Any, grad: Tensor, *args: Any) -> Any:
+        _, _, _, rstd, weight, *_ = args
+        found = original(grad, *args)
+        return found if found[0] is None else (found[0] + rstd * (grad * weight).mean(-1, keepdim=True), *found[1:])
+
+    wrap(patch, ops, "_norm_backward", wrapper)
+
+
+def variance_in_norm(patch: pytest.MonkeyPatch) -> None:
+    def wrapper(original: Any, grad: Tensor, x: Tensor, shape: Any, mean: Tensor, rstd: Tensor, *rest: Any) -> Any:
+        found = original(grad, x, shape, mean, rstd, *rest)
+        if found[0] is None:
+            return found
+        normed = (x - mean) * rstd
+        return found[0] + rstd * normed * (grad * rest[0] * normed).mean(-1, keepdim=True), *found[1:]
+
+    wrap(patch, ops, "_norm_backward", wrapper)
+
+
+def eps_of_norms(patch: pytest.MonkeyPatch) -> None:
+    """1e-6 instead of 1e-5."""
+    wrap(patch, Norm, "__init__", lambda f, self, weight, bias, eps, *rest: f(self, weight, bias, eps / 10, *rest))
+
+
+def eps_of_memory_norm(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(walk, "NORM_EPS", 1e-6)
+
+
+def norms_of_earlier_chunks(patch: pytest.MonkeyPatch) -> None:
+    """Only the last chunk counts for the norms' parameters."""
+
+    def wrapper(original: Any, self: Norm, *args: Any) -> None:
+        for total in self.gradients:
+            if total is not None:
+                total.zero_()
+        original(self, *args)
+
+    wrap(patch, Norm, "accumulate", wrapper)
+
+
+def scale_of_queries(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of the query weights, a millionth too large."""
+
+    def wrapper(original: Any, self: Linear, grad: Tensor, x: Tensor) -> None:
+        original(self, grad * (1 + LITTLE) if self.scale != 1 else grad, x)
+
+    wrap(patch, Linear, "accumulate", wrapper)
+
+
+def weights_in_float32(patch: pytest.MonkeyPatch) -> None:
+    """Gradients of outputs lose half of their digits before they become those of the weights."""
+    wrap(patch, Linear, "accumulate", lambda f, self, grad, x: f(self, grad.float().double(), x))
+
+
+def probabilities_in_float32(patch: pytest.MonkeyPatch) -> None:
+    def wrapper(original: Any, *args: Any) -> Tensor:
+        found = original(*args)
+        return found.copy_(found.float())
+
+    wrap(patch, Attention, "probabilities", wrapper)
+
+
+def memory_in_float32(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Windows, "write", lambda f, self, segment, rows: f(self, segment, rows.float().double()))
+
+
+def gelu_by_tanh(patch: pytest.MonkeyPatch) -> None:
+    def wrapper(original: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        value, gate = hidden.chunk(2, dim=-1)
+        product = torch.nn.functional.gelu(gate, approximate="tanh") * value
+        return product if mask is None else product * mask
+
+    wrap(patch, Geglu, "step", wrapper)
+
+
+def slope_of_gate(patch: pytest.MonkeyPatch) -> None:
+    def wrapper(original: Any, hidden: Tensor, mask: Tensor | None, product: Tensor, slopes: Tensor) -> None:
+        original(hidden, mask, product, slopes)
+        slopes[:, 1] *= 1 + LITTLE
+
+    wrap(patch, Geglu, "recompute", wrapper)
+
+
+def dropout_of_feedforward(patch: pytest.MonkeyPatch) -> None:
+    """Its mask is not applied on the way back."""
+
+    def wrapper(original: Any, hidden: Tensor, mask: Tensor | None, product: Tensor, slopes: Tensor) -> None:
+        original(hidden, None, product, slopes)
+        if mask is not None:
+            product.mul_(mask)
+
+    wrap(patch, Geglu, "recompute", wrapper)
+
+
+def dropout_of_attention(patch: pytest.MonkeyPatch) -> None:
+    """Its mask is not applied on the way back to the scores."""
+
+    def wrapper(original: Any, *args: Any) -> None:
+        original(*(arg._replace(probabilities_mask=None) if isinstance(arg, Step) else arg for arg in args))
+
+    wrap(patch, Attention, "step_backward", wrapper)
+
+
+def bucket_of_bias_gradient(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of each distance's bias lands at the next one."""
+
+    def wrapper(original: Any, self: Windows, segment: Any, grad_scores: Tensor, out: Tensor) -> None:
+        found = torch.zeros_like(out)
+        original(self, segment, grad_scores, found)
+        out.add_(found.roll(1, 1))
+
+    wrap(patch, Windows, "add_bias_gradient", wrapper)
+
+
+def bucket_of_distance(patch: pytest.MonkeyPatch) -> None:
+    """Every key is taken for one token further away."""
+    wrap(patch, walk, "bucket", lambda f, distance: f(distance + 1))
+
+
+def shifted_keys(patch: pytest.MonkeyPatch) -> None:
+    """Keys are one slot away from their values."""
+
+    def wrapper(original: Any, *args: Any) -> list[Window]:
+        return [
+            window._replace(keys=window.keys.roll(1, 1), keys_t=window.keys_t.roll(1, 2)) for window in original(*args)
+        ]
+
+    wrap(patch, Windows, "windows", wrapper)
+
+
+def shifted_values_backward(patch: pytest.MonkeyPatch) -> None:
+    """Values are one slot away from their probabilities, on the way back only."""
+
+    def wrapper(original: Any, *args: Any) -> Tensor:
+        return original(
+            *(arg._replace(values_t=arg.values_t.roll(1, 2)) if isinstance(arg, Window) else arg for arg in args)
+        )
+
+    wrap(patch, AttentionSublayer, "step_backward", wrapper)
+
+
+def bias_where_nothing_is_seen(patch: pytest.MonkeyPatch) -> None:
+    """A token that has nothing to attend to gets the attention's output all the same."""
+    wrap(patch, Windows, "bias", lambda f, *args: (f(*args)[0], None))
+
+
+def last_segment_of_block(patch: pytest.MonkeyPatch) -> None:
+    """What it gives to the keys and values that it sees."""
+
+    def wrapper(original: Any, self: KeyValueGradient, segment: int, *gradients: Tensor) -> None:
+        is_last = segment + 1 == self.operands.shape[2]
+        original(self, segment, *(0 * gradient if is_last else gradient for gradient in gradients))
+
+    wrap(patch, KeyValueGradient, "add", wrapper)
+
+
+def slots_before_block(patch: pytest.MonkeyPatch) -> None:
+    """What a block gives to the slots before it."""
+    wrap(patch, KeyValueGradient, "end", lambda original, self: None)
+
+
+def local_keys_and_values(patch: pytest.MonkeyPatch) -> None:
+    """What a segment gives to its own."""
+    wrap(patch, Attention, "local_backward", lambda original, *args: original(*args).zero_())
+
+
+def carried_values(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of the memory that was given, a millionth too large."""
+
+    def wrapper(original: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        keys, values = original(*args)
+        return keys, values * (1 + LITTLE)
+
+    wrap(patch, Windows, "carried_gradient", wrapper)
+
+
+def returned_values(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of the memory that is left."""
+    wrap(patch, Windows, "gradient", lambda f, self, keys, values, dtype: f(self, keys, None, dtype))
+
+
+def mean_of_layer_weights(patch: pytest.MonkeyPatch) -> None:
+    """What the softmax of the layer weights subtracts."""
+
+    def wrapper(original: Any, self: Any) -> Tensor | None:
+        return None if self.mix is None else self.walk.mix_weight * self.mix
+
+    wrap(patch, backward._BackwardWalk, "_layer_weight", wrapper)
+
+
+# Each with the examples in which it changes something.
+FAULTS: dict[Plant, Callable[[Example], bool]] = {
+    residual_of_feedforward: always,
+    residual_of_attention: always,
+    gradient_of_mix: lambda example: not example.case.config.keep_last_hidden,
+    mean_in_norm: always,
+    variance_in_norm: always,
+    eps_of_norms: always,
+    eps_of_memory_norm: lambda example: example.case.config.norm_memory,
+    norms_of_earlier_chunks: always,
+    scale_of_queries: lambda example: example.several_keys,
+    weights_in_float32: always,
+    probabilities_in_float32: lambda example: example.several_keys,
+    memory_in_float32: always,
+    gelu_by_tanh: always,
+    slope_of_gate: always,
+    dropout_of_feedforward: lambda example: example.case.config.ff_dropout > 0,
+    dropout_of_attention: lambda example: example.case.config.attn_dropout > 0,
+    bucket_of_bias_gradient: lambda example: example.several_distances,
+    bucket_of_distance: lambda example: example.several_distances,
+    shifted_keys: lambda example: example.case.config.mem_len > 1,
+    shifted_values_backward: lambda example: example.case.config.mem_len > 1,
+    bias_where_nothing_is_seen: lambda example: example.blind_rows,
+    last_segment_of_block: always,
+    slots_before_block: always,
+    local_keys_and_values: lambda example: example.case.config.seq_len > 1,
+    carried_values: lambda example: example.case.memory_slots > 0,
+    returned_values: always,
+    mean_of_layer_weights: lambda example: not example.case.config.keep_last_hidden,
+}
+
+
+@pytest.fixture(autouse=True)
+def operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's operations walk, in several blocks and chunks."""
+    monkeypatch.setattr(plan, "BLOCK_QUERIES", 4)
+    monkeypatch.setattr(plan, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(applicability, "library", lambda: None)
+
+
+@cache
+def model_and_reference(name: str) -> tuple[FeedbackTransformer, Reference]:
+    example = EXAMPLES[name]
+    model = example.case.model(recompute=example.recompute, implementation="fused")
+    return model, definition(model, lambda: example.evaluate(model))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_without_a_fault_the_walk_is_the_definition(name: str) -> None:
+    model, reference = model_and_reference(name)
+    reference.assert_agrees(EXAMPLES[name].evaluate(model))
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_fault_is_found_in_every_example_in_which_it_changes_something(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [name for name, example in EXAMPLES.items() if FAULTS[plant](example)]
+    assert names
+    plant(monkeypatch)
+    for name in names:
+        model, reference = model_and_reference(name)
+        with pytest.raises(AssertionError, match="what rounding explains"):
+            reference.assert_agrees(EXAMPLES[name].evaluate(model))
