@@ -25,7 +25,6 @@ CONFIG = FeedbackConfig(
 )
 needs_kernel = pytest.mark.usefixtures("built")
 # Where the processor multiplies in bf16, torch's operations walk under autocast, and not the kernel.
-computes_in_float32 = pytest.mark.usefixtures("no_bf16_products")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +129,6 @@ def _declared(declaration: str) -> list[str]:
 
 
 @needs_kernel
-@computes_in_float32
 @pytest.mark.parametrize("dim_head", [1, 4, 8, 16, 24, 32, 64, 128])
 @pytest.mark.parametrize(("attn_dropout", "seq_len"), [(0.0, 1), (0.2, 1), (0.0, 3)])
 def test_recomputed_values_are_those_of_rounded_weights_and_memory(
@@ -161,7 +159,6 @@ def test_recomputed_values_are_those_of_rounded_weights_and_memory(
 
 
 @needs_kernel
-@computes_in_float32
 def test_under_autocast_a_carried_memory_is_the_one_that_was_walked() -> None:
     """It is in bf16 within a call too, so that cutting a text into calls changes nothing in the states."""
     model = FeedbackTransformer.from_config(CONFIG)
