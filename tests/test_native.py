@@ -139,6 +139,7 @@ def test_recomputed_values_are_those_of_rounded_weights_and_memory(
     Where inputs are rounded too, a last digit in float32 may turn into one in bf16; `test_bf16.py` has that case.
     """
     monkeypatch.setattr(library(), "multiplies_bf16", lambda: 0)
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.precision.has_bf16", lambda: False)
     config = dataclasses.replace(CONFIG, attn_dropout=attn_dropout, seq_len=seq_len, dim_head=dim_head)
     model = FeedbackTransformer.from_config(config)
     x = torch.randint(0, NUM_TOKENS, (3, 40))
