@@ -1,4 +1,4 @@
-"""The operations of a block, each as a op: the step forward, the step's input gradient, and the parameter gradient.
+"""The operations of a block, each as an op: the step forward, the step's input gradient, and the parameter gradient.
 
 The first two are what must happen one after another in time. The third waits until many steps are done and is then one
 large product over all of them. Rows (R) are the tokens of one step, or of many.

@@ -1,4 +1,4 @@
-"""What the forward walk step_masks for the backward walk, and the views of it that each step reads and writes."""
+"""What the forward walk keeps for the backward walk, and the views of it that each step reads and writes."""
 
 from __future__ import annotations
 
