@@ -38,6 +38,31 @@ class Doubled(Attention):
         return 2 * super().forward(*arguments)
 
 
+class Twice(nn.Linear):
+    """Another weight under the same name."""
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return 2 * self._parameters["weight"]
+
+    @weight.setter
+    def weight(self, value: nn.Parameter) -> None:
+        self.register_parameter("weight", value)
+
+
+class DoublesCalls(nn.Module):
+    def __call__(self, *arguments: Any) -> Any:
+        return 2 * super().__call__(*arguments)
+
+
+class Mixed(nn.Linear, DoublesCalls):
+    """Looks like a plain Linear, and is called by its other base."""
+
+
+def as_class(linear: nn.Linear, cls: type[nn.Linear]) -> None:
+    linear.__class__ = cls
+
+
 def with_bias(linear: nn.Linear) -> nn.Linear:
     return nn.Linear(linear.in_features, linear.out_features).double()
 
@@ -81,6 +106,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a subclass that computes another function": (
         lambda s: setattr(s.blocks[0], "attention", Doubled(CONFIG).double()),
         r"layers\.0\.attention is a Doubled, not a plain Attention",
+    ),
+    "a property in a parameter's place": (
+        lambda s: as_class(s.blocks[0].attention.to_q, Twice),
+        r"layers\.0\.attention\.to_q is a Twice, not a plain Linear",
+    ),
+    "a base that is called instead": (
+        lambda s: as_class(s.blocks[0].attention.to_q, Mixed),
+        r"layers\.0\.attention\.to_q is a Mixed, not a plain Linear",
     ),
     "a norm without parameters": (
         lambda s: setattr(s.blocks[0].attention, "norm", nn.LayerNorm(6, elementwise_affine=False)),
@@ -128,6 +161,9 @@ class Subclass(Attention):
 
     def extra_repr(self) -> str:
         return "mine"
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return super().state_dict(*args, **kwargs)
 
 
 def subclassed(stack: Stack) -> None:

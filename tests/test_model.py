@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from feedback_transformer_pytorch import FeedbackDecoder, FeedbackTransformer, InputError, Memory, generate
+from feedback_transformer_pytorch.generation import Reader
 
 SMALL: dict[str, Any] = {"num_tokens": 7, "dim": 8, "depth": 2, "mem_len": 3, "heads": 2, "dim_head": 4}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
@@ -99,6 +100,36 @@ def test_the_attributes_of_0_0_11() -> None:
     assert model.config == changed.config
     with pytest.raises(InputError, match="mem_len is 0"):
         model.mem_len = 0
+
+
+def test_parts_can_be_set_under_their_old_names() -> None:
+    model = FeedbackTransformer(**SMALL)
+    x, names = torch.randint(0, 7, (2, 12)), set(model.state_dict())
+    before = model(x)
+    model.shared_kv_proj = torch.nn.Linear(8, 16, bias=False)
+    assert model.decoder.stack.to_kv is model.shared_kv_proj
+    assert set(model.state_dict()) == names
+    assert not torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("implementation", ["stepwise", "fused"])
+def test_a_memory_of_another_type_is_taken_as_the_models(implementation: Any) -> None:
+    model = FeedbackTransformer(**SMALL, implementation=implementation)
+    x = torch.randint(0, 7, (2, 12))
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            _, memory = model(x, return_memory=True)
+            _, same = model(x, Memory(memory.keys.float(), memory.values.float()), return_memory=True)
+        _, other = model(x, memory, return_memory=True)
+    assert memory.keys.dtype == same.keys.dtype == torch.bfloat16
+    assert other.keys.dtype == torch.float32
+
+
+def test_what_a_reader_has_read_keeps_no_more_than_itself_alive() -> None:
+    reader = Reader(FeedbackTransformer(**{**SMALL, "mem_len": 30}))
+    reader.read(torch.randint(0, 7, (2, 6)))
+    for tensor in reader.memory:  # keys and values may lie in one storage
+        assert tensor.untyped_storage().nbytes() <= 2 * tensor.numel() * tensor.element_size()
 
 
 class Recurrent(abc.ABC):

@@ -197,7 +197,9 @@ def _settings_first(arguments: list[str]) -> list[str]:
     preset = next(filter(None, presets), None)
     files = [str(preset_file(preset)), *settings.config] if preset else settings.config
     named = ["--preset", preset] if preset else []
-    if any(map(is_earlier, contents)):
+    named_there = {name for values in contents for name in values}
+    resumed = settings.resume and bool(contents)  # the first is then the run's own
+    if (resumed or any(map(is_earlier, contents))) and named_there.isdisjoint(EARLIER):
         named += [f"{flag(name)}={value}" for name, value in EARLIER.items()]
     return ["train", *(f"--config={file}" for file in files), *named, *rest]
 

@@ -74,7 +74,7 @@ pytree.register_pytree_node(Memory, _flatten, _unflatten, serialized_type_name="
 
 
 def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> Memory:
-    """Checks what a caller gave as memory, and trims it to the newest M slots.
+    """Checks what a caller gave as memory, trims it to the newest M slots, and gives it the type of a fresh one.
 
     Args:
         memory: a Memory, a pair of tensors (B, n, G*E), or None for an empty one.
@@ -83,10 +83,9 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> Memory:
     Raises:
         InputError: it is no such pair, or its batch, width or device do not fit.
     """
-    batch, width = like.shape[0], config.kv_dim
+    batch, width, device = like.shape[0], config.kv_dim, like.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
     if memory is None:
-        device = like.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
         empty = like.new_empty(batch, 0, width, dtype=dtype)
         return Memory(empty, empty)
     try:
@@ -110,7 +109,7 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> Memory:
     kept = slice(max(0, keys.shape[1] - config.mem_len), None)
     if lengths is not None:
         lengths = lengths.clamp(max=config.mem_len)
-    return Memory(keys[:, kept], values[:, kept], lengths)
+    return Memory(keys[:, kept].to(dtype), values[:, kept].to(dtype), lengths)
 
 
 def newest(keys: Tensor, values: Tensor, mem_len: int) -> Memory:

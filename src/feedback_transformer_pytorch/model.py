@@ -17,6 +17,9 @@ from .segments import Alignment, Visibility, align
 
 Implementation = Literal["auto", "fused", "stepwise"]
 
+# What version 0.0.11 calls parts of the stack.
+_IN_STACK = {"layers": "layers", "layer_weight": "layer_weight", "shared_kv_proj": "to_kv", "pos_emb": "position"}
+
 
 class FeedbackDecoder(nn.Module):
     """The Feedback Transformer without tokens: embeddings in, states out.
@@ -261,6 +264,12 @@ class FeedbackTransformer(nn.Module):
     def pos_emb(self) -> nn.Module:
         """The relative position."""
         return self.decoder.stack.position
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _IN_STACK:
+            setattr(self.decoder.stack, _IN_STACK[name], value)
+        else:
+            super().__setattr__(name, value)
 
     def _configure(self, **changes: Any) -> None:
         """Changes hyper-parameters on which no parameter's shape depends."""

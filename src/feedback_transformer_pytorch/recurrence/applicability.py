@@ -6,6 +6,7 @@ modules are those that the configuration builds: this is what is compared, modul
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Hashable
 from functools import lru_cache
@@ -69,12 +70,17 @@ def is_called_plainly(module: nn.Module) -> bool:
 
 
 def computes_like(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether a module is of this class, or of a subclass that changes nothing of how it is called."""
-    mro = type(module).__mro__
-    if cls not in mro:
+    """Whether a module is of this class, or of a subclass that changes nothing of what a call reaches."""
+    kind = type(module)
+    if kind is cls:
+        return True
+    if not issubclass(kind, cls):
         return False
-    anew = {name for ancestor in mro[: mro.index(cls)] for name in vars(ancestor)}
-    return anew.isdisjoint(_defined(cast(Hashable, cls)))
+    held = {*vars(module), *module._parameters, *module._buffers, *module._modules}
+    return all(
+        inspect.getattr_static(kind, name, None) is inspect.getattr_static(cls, name, None)
+        for name in held.union(_reached(cast(Hashable, cls)))
+    )
 
 
 def warn_once(reason: str) -> None:
@@ -110,9 +116,9 @@ def _difference(module: nn.Module, expected: _Expected, stack: Stack, x: Tensor)
     attributes = _attributes(module)
     for name, value in expected.attributes.items():
         here = attributes.get(name)
-        if here is not value and (isinstance(here, Tensor) or here != value):
+        if here is not value and (type(here) is not type(value) or here != value):
             return f"has {name}={here!r}, where the configuration has {value!r}"
-    overridden = _defined(cast(Hashable, expected.cls)).intersection(attributes)
+    overridden = _reached(cast(Hashable, expected.cls)).intersection(attributes)
     if overridden:
         return f"has a {min(overridden)} of its own"
     if any(buffer is not None for buffer in module._buffers.values()):
@@ -152,10 +158,10 @@ def _global_hooks() -> bool:
 
 
 @lru_cache(maxsize=64)
-def _defined(cls: Any) -> frozenset[str]:
-    """The names that a subclass may not define anew without changing what a call computes."""
-    names = {name for ancestor in cls.__mro__ for name in vars(ancestor)}
-    harmless = {"__module__", "__doc__", "__init__", "__dict__", "__weakref__", "__annotations__", "__qualname__"}
-    harmless |= {"__firstlineno__", "__static_attributes__", "__annotate_func__", "__annotations_cache__"}
-    harmless |= {"__repr__", "extra_repr", "__orig_bases__"}
-    return frozenset(names - harmless)
+def _reached(cls: Any) -> frozenset[str]:
+    """The names of a class that a call of its instances may look up."""
+    mro = cls.__mro__
+    names = {name for ancestor in mro[: mro.index(nn.Module)] for name in vars(ancestor)}
+    names = {name for name in names if not name.startswith("__")}
+    names |= {"__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "__len__", "__iter__"}
+    return frozenset(names - {"extra_repr", "reset_parameters", "state_dict", "load_state_dict", "from_config"})

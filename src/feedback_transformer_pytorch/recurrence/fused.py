@@ -48,10 +48,13 @@ def fused(
 
 
 def describe_walk(stack: Stack, x: Tensor) -> str:
-    """What `fused` walks an input like x (B, T, D) with: "torch operations", or "the compiled kernel" and its key.
+    """What `fused` walks an input like x (B, T, D) with: "the definition" where it falls back, "torch operations",
+    or "the compiled kernel" and its key.
 
     Walks that are described differently compute the same up to rounding.
     """
+    if unsupported_reason(stack, x) is not None:
+        return "the definition"
     config = stack.config
     plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, carried=0)
     return f"the compiled kernel {kernel_key()}" if WalkSpec.of(stack, x, plan, None).compiled else "torch operations"

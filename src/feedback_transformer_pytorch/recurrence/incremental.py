@@ -40,8 +40,8 @@ class Incremental:
     def memory(self) -> Memory:
         """The newest M keys and values (B, n, G*E) up to here."""
         carried = self._plan.carried + self._next * self._plan.seq_len
-        keys, values = self._walk.windows.all_keys_values(self._walk.spec.out_dtype)
-        return newest(keys[:, :carried], values[:, :carried], self._plan.mem_len)
+        keys, values = self._walk.windows.all_keys_values(self._walk.spec.out_dtype, carried)
+        return newest(keys, values, self._plan.mem_len)
 
     def step(self, x: Tensor) -> Tensor:
         """A whole segment (B, S, D) to its top states (B, S, D); it enters the memory.

@@ -26,7 +26,7 @@ class Windows:
     def __init__(self, layout: Layout, buffer: Tensor, by_distance: Tensor, visibility: Visibility | None) -> None:
         """Sets up; `by_distance` (H, M+S) is the bias of each distance."""
         self._layout, self.buffer, self.by_distance, self._visibility = layout, buffer, by_distance, visibility
-        # What segments of one length see of a full window. There are at most two lengths, so this stays small.
+        # What segments of one length see of a full window. There are few lengths, so this stays small.
         self._full_views: dict[int, View] = {}
         self._full_biases: dict[int, Tensor] = {}
         self._buckets: dict[int, Tensor] = {}
@@ -149,10 +149,10 @@ class Windows:
             return None
         return has_keys.expand(self._layout.plan.batch, segment.length, 1).reshape(-1, 1)
 
-    def all_keys_values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, carried + T, G*E), carried ones first."""
+    def all_keys_values(self, dtype: torch.dtype, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, carried + T, G*E), carried ones first; or the first `count` of them."""
         first = self._layout.plan.slots - self._layout.plan.carried
-        return self._as_rows(self.buffer[:, :, first:], dtype)
+        return self._as_rows(self.buffer[:, :, first : None if count is None else first + count], dtype)
 
     def gradient(self, grad_keys: Tensor | None, grad_values: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The gradient of the buffer, from those of `all_keys_values`."""
