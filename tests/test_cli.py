@@ -314,6 +314,8 @@ def test_a_whole_configuration_from_before_positions_has_a_bias(
     assert printed_config(capsys, f"--config={old}")["position"] == "t5"
     assert printed_config(capsys, f"--config={old}", "--position=relative")["position"] == "relative"
     assert printed_config(capsys, f"--config={part}")["position"] == "relative"
+    part.write_text("position: relative\n")
+    assert printed_config(capsys, f"--config={old}", f"--config={part}")["position"] == "relative"
 
 
 def test_a_run_from_before_positions_is_resumed_with_its_bias(text: Path, tmp_path: Path) -> None:

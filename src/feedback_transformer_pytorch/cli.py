@@ -27,8 +27,8 @@ from .training.options import (
     TrainOptions,
     default_of,
     flag,
-    is_earlier,
     is_required,
+    is_whole,
     preset_file,
 )
 
@@ -182,12 +182,14 @@ def _settings_first(arguments: list[str]) -> list[str]:
     early.add_argument("--resume", action="store_true")
     early.add_argument("--out")
     settings, rest = early.parse_known_args(arguments[1:])
+    own = None
     if settings.out is not None:
         rest.append(f"--out={settings.out}")
-        own = Path(settings.out) / "config.yaml"
-        if settings.resume and own.is_file():
+        path = Path(settings.out) / "config.yaml"
+        if settings.resume and path.is_file():
             _check_run(settings.out)
-            settings.config.insert(0, str(own))
+            own = str(path)
+            settings.config.insert(0, own)
     if settings.resume:
         rest.append("--resume")
     for config in settings.config:
@@ -195,13 +197,12 @@ def _settings_first(arguments: list[str]) -> list[str]:
     contents = [_content(config) for config in settings.config]
     presets = [settings.preset, *(values.get("preset") for values in contents)]
     preset = next(filter(None, presets), None)
-    files = [str(preset_file(preset)), *settings.config] if preset else settings.config
-    named = ["--preset", preset] if preset else []
-    named_there = {name for values in contents for name in values}
-    resumed = settings.resume and bool(contents)  # the first is then the run's own
-    if (resumed or any(map(is_earlier, contents))) and named_there.isdisjoint(EARLIER):
-        named += [f"{flag(name)}={value}" for name, value in EARLIER.items()]
-    return ["train", *(f"--config={file}" for file in files), *named, *rest]
+    named = [f"--config={preset_file(preset)}", "--preset", preset] if preset else []
+    for config, values in zip(settings.config, contents, strict=True):
+        named.append(f"--config={config}")
+        if config == own or is_whole(values):
+            named += [f"{flag(name)}={value}" for name, value in EARLIER.items() if name not in values]
+    return ["train", *named, *rest]
 
 
 def _check_run(path: str) -> None:

@@ -27,7 +27,7 @@ class FeedbackDecoder(nn.Module):
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
-        recompute: keep less for the backward pass and compute it once more (fused only).
+        recompute: keep less for the backward pass and recompute it (fused only).
         The others are those of `FeedbackConfig`. These two can also be set after construction.
 
     Raises:
@@ -167,7 +167,7 @@ class FeedbackTransformer(nn.Module):
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
-        recompute: keep less for the backward pass and compute it once more (fused only).
+        recompute: keep less for the backward pass and recompute it (fused only).
         The others are those of `FeedbackConfig`. These two can also be set after construction.
 
     Raises:
@@ -296,7 +296,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def recompute(self) -> bool:
-        """Whether the backward pass computes once more what it could have kept."""
+        """Whether the backward pass recomputes what could have been kept."""
         return self.decoder.recompute
 
     @recompute.setter

@@ -76,11 +76,8 @@ def computes_like(module: nn.Module, cls: type[nn.Module]) -> bool:
         return True
     if not issubclass(kind, cls):
         return False
-    held = {*vars(module), *module._parameters, *module._buffers, *module._modules}
-    return all(
-        inspect.getattr_static(kind, name, None) is inspect.getattr_static(cls, name, None)
-        for name in held.union(_reached(cast(Hashable, cls)))
-    )
+    held = frozenset((*vars(module), *module._parameters, *module._buffers, *module._modules))
+    return _looks_up_the_same(cast(Hashable, kind), cast(Hashable, cls), held)
 
 
 def warn_once(reason: str) -> None:
@@ -155,6 +152,13 @@ def _global_hooks() -> bool:
         or module_globals._global_backward_hooks
         or module_globals._global_backward_pre_hooks
     )
+
+
+@lru_cache(maxsize=256)
+def _looks_up_the_same(kind: Any, cls: Any, held: frozenset[str]) -> bool:
+    """Whether a call of an instance that holds these names finds in one class what it finds in the other."""
+    names = held | _reached(cls)
+    return all(inspect.getattr_static(kind, name, None) is inspect.getattr_static(cls, name, None) for name in names)
 
 
 @lru_cache(maxsize=64)

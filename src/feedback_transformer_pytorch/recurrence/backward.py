@@ -94,7 +94,7 @@ class _BackwardWalk:
         )
 
     def _recompute(self, segments: list[Segment], states: Tensor, values: Values, masks: Masks) -> None:
-        """Computes a chunk's values once more from its states: products in bulk, attention step by step."""
+        """Recomputes a chunk's values from its states: products in bulk, attention step by step."""
         walk, steps = self.walk, self.layout.steps(segments, values, masks, states)
         windows = walk.windows.windows(segments)
         for layer, (attention, feedforward) in enumerate(zip(walk.attentions, walk.feedforwards, strict=True)):

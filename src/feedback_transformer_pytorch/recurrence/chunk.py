@@ -11,7 +11,7 @@ from .tape import Masks, Values
 
 
 class Chunk(NamedTuple):
-    """What some segments kept or computed once more, and workspace for the gradients of their Rc rows."""
+    """What some segments kept or recomputed, and workspace for the gradients of their Rc rows."""
 
     segments: list[Segment]
     states: Tensor  # (L+1, Rc, D)

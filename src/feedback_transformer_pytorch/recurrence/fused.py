@@ -29,7 +29,7 @@ def fused(
     """Walks x through time; arguments and results are those of `stepwise`, which it calls where it does not apply.
 
     Args:
-        recompute: keep only the states between blocks for the backward walk, and compute the rest once more.
+        recompute: keep only the states between blocks for the backward pass, and recompute the rest.
     """
     reason = unsupported_reason(stack, x)
     if reason is not None:

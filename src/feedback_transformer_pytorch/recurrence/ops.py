@@ -36,7 +36,7 @@ class Norm:
         return torch.native_layer_norm(x, self._shape, self.weight, self.bias, self.eps)[0]
 
     def recompute(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output (R, D) of many steps once more, with the mean and the inverse deviation (R, 1)."""
+        """Recomputes the output (R, D) of many steps, with the mean and the inverse deviation (R, 1)."""
         return torch.native_layer_norm(x, self._shape, self.weight, self.bias, self.eps)
 
     def step_backward(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:

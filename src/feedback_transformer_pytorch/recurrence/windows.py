@@ -26,7 +26,7 @@ class Windows:
     def __init__(self, layout: Layout, buffer: Tensor, by_distance: Tensor, visibility: Visibility | None) -> None:
         """Sets up; `by_distance` (H, M+S) is the bias of each distance."""
         self._layout, self.buffer, self.by_distance, self._visibility = layout, buffer, by_distance, visibility
-        # What segments of one length see of a full window. There are few lengths, so this stays small.
+        # What segments of one length see of a full window. At most S lengths occur, so this stays small.
         self._full_views: dict[int, View] = {}
         self._full_biases: dict[int, Tensor] = {}
         self._buckets: dict[int, Tensor] = {}

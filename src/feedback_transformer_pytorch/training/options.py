@@ -170,7 +170,7 @@ class TrainOptions(Options):
     norm_memory: Annotated[bool, OptionInfo("normalise what the memory stores; 0.0.11 does not")] = True
     dropout: Annotated[float, OptionInfo("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
     implementation: Annotated[Implementation, OptionInfo("how time is walked; the function is the same")] = "auto"
-    recompute: Annotated[bool, OptionInfo("keep less for the backward pass and compute it once more")] = False
+    recompute: Annotated[bool, OptionInfo("keep less for the backward pass and recompute it")] = False
     compile: Annotated[bool, OptionInfo("torch.compile; for --model parallel and transformer-xl")] = False
     max_updates: Annotated[int, OptionInfo("updates of the weights", at_least=1)] = 3000
     batch_size: Annotated[int, OptionInfo("streams of text read side by side B, over all processes", at_least=1)] = 32
@@ -289,10 +289,10 @@ class GenerateOptions(Options):
             raise InputError("--prompt is empty; give at least one character to continue")
 
 
-def is_earlier(values: Mapping[str, Any]) -> bool:
-    """Whether these are all options of a run, as a version before those in `EARLIER` wrote them."""
+def is_whole(values: Mapping[str, Any]) -> bool:
+    """Whether these are all options of a run, but perhaps for those that a version before `EARLIER` did not write."""
     others = {field.name for field in dataclasses.fields(TrainOptions)} - {"out", "resume", *EARLIER}
-    return values.keys() >= others and values.keys().isdisjoint(EARLIER)
+    return values.keys() >= others
 
 
 def flag(name: str) -> str:

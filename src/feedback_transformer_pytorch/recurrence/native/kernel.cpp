@@ -13,7 +13,6 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
-
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -165,8 +164,8 @@ template <class Real> struct Layers {
 };
 
 // A weight (out, in) in panels (ceil(out / panel), in, panel), or in panels of pairs (ceil(out / panel), ceil(in / 2), panel),
-// and its bias (out,) or null. A weight that comes from memory
-// is best read in several streams: a core waits for fewer pages at a time than memory could give.
+// and its bias (out,) or null. A weight that comes from memory is best read in several streams: a core waits for fewer pages
+// at a time than memory could give.
 template <class Real> struct Linear {
     const void* panels;
     const Real* bias;
