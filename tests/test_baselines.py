@@ -14,10 +14,19 @@ from feedback_transformer_pytorch.baselines import MIN_BLOCK, HiddenMemory, Para
 Baseline = ParallelTransformer | TransformerXL
 both = pytest.mark.parametrize("kind", [ParallelTransformer, TransformerXL])
 V = 11
+DEFAULTS: dict[str, object] = {"position": "t5"}
+
+
+@pytest.fixture(autouse=True, params=["t5", "relative"])
+def position(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What holds for one position holds for the other."""
+    monkeypatch.setitem(DEFAULTS, "position", request.param)
+    return str(request.param)
 
 
 def build(kind: type[Baseline], *, mem_len: int = 3, depth: int = 2, seed: int = 0, **options: object) -> Baseline:
     torch.manual_seed(seed)
+    options = {**DEFAULTS, **options}
     model = kind(num_tokens=V, dim=6, depth=depth, mem_len=mem_len, heads=2, dim_head=3, **options).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -174,7 +183,7 @@ def test_the_memory_is_the_newest_slots_and_detaches() -> None:
 
 @both
 def test_size_is_the_feedback_models_up_to_keys_and_values(kind: type[Baseline]) -> None:
-    config = FeedbackConfig(num_tokens=V, dim=8, depth=3, mem_len=4, heads=4, dim_head=2, kv_heads=2)
+    config = FeedbackConfig(num_tokens=V, dim=8, depth=3, mem_len=4, heads=4, dim_head=2, kv_heads=2, **DEFAULTS)
     sizes = [sum(p.numel() for p in c.from_config(config).parameters()) for c in (kind, FeedbackTransformer)]
     assert sizes[0] - sizes[1] == (config.depth - 1) * config.dim * 2 * config.kv_dim - (config.depth + 1)
 

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,14 +12,14 @@ from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.recurrence import walk
 from feedback_transformer_pytorch.recurrence.native import applicability
 from feedback_transformer_pytorch.recurrence.native.library import library
-from test_fused import run
+from test_fused import relative_errors
 
 CONFIG = FeedbackConfig(num_tokens=50, dim=64, depth=2, mem_len=8, seq_len=1, heads=2, dim_head=32, position="relative")
 # By name: whether the kernel walks, and whether products multiply in bf16.
 WAYS = {
     "torch, float32 products": (False, False),
     "torch, bf16 products": (False, True),
-    "kernel, widened weights": (True, False),
+    "kernel, float32 products": (True, False),
     "kernel, bf16 products": (True, True),
 }
 # What an error may be, as a multiple of the definition's.
@@ -45,26 +44,12 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def errors(config: FeedbackConfig, implementation: Any, recompute: bool) -> dict[str, float]:
-    """The relative error of each output and gradient: over several models, as that of a few numbers is luck."""
-    squares: dict[str, list[float]] = {}
-    for seed in range(3):
-        torch.manual_seed(seed)
-        model = FeedbackTransformer.from_config(config, implementation=implementation, recompute=recompute)
-        x = torch.randint(0, CONFIG.num_tokens or 0, (4, 24))
-        exact = copy.deepcopy(model).double()
-        exact.implementation = "stepwise"
-        truth = run(exact, x, None)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = run(model, x, None)
-        for name, tensor in truth.items():
-            squares.setdefault(name, []).append(float((found[name].double() - tensor).norm() / tensor.norm()) ** 2)
-    return {name: fmean(each) ** 0.5 for name, each in squares.items()}
+SIZE = {"batch": 4, "time": 24, "autocast": True}
 
 
 @functools.cache
 def errors_of_definition(config: FeedbackConfig) -> dict[str, float]:
-    return errors(config, "stepwise", False)
+    return relative_errors(config, "stepwise", **SIZE)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -82,7 +67,7 @@ def errors_of_definition(config: FeedbackConfig) -> dict[str, float]:
 )
 def test_as_near_to_float64_as_the_definition(way: str, changes: dict[str, Any], recompute: bool) -> None:
     config = dataclasses.replace(CONFIG, **changes)
-    expected, found = errors_of_definition(config), errors(config, "fused", recompute)
+    expected, found = errors_of_definition(config), relative_errors(config, "fused", recompute=recompute, **SIZE)
     for name, error in found.items():
         allowed = BACKWARD if name.startswith("grad") else FORWARD
         assert error <= allowed * expected[name] + 1e-12, (name, error, expected[name])

@@ -18,7 +18,7 @@ from conditioning import Reference
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.recurrence import backward, ops, plan, walk
 from feedback_transformer_pytorch.recurrence.native import applicability
-from feedback_transformer_pytorch.recurrence.ops import Attention, Geglu, KeyValueGradient, Linear, Norm
+from feedback_transformer_pytorch.recurrence.ops import Attention, BucketScores, Geglu, KeyValueGradient, Linear, Norm
 from feedback_transformer_pytorch.recurrence.sublayers import AttentionSublayer, FeedForwardSublayer, Window
 from feedback_transformer_pytorch.recurrence.tape import Step
 from feedback_transformer_pytorch.recurrence.windows import Windows
@@ -45,8 +45,15 @@ class Example:
 
     @property
     def several_distances(self) -> bool:
-        """The legacy position counts every slot of a lone token as near as can be."""
+        """Whether they have different biases: legacy counts every slot of a lone token as near as can be."""
+        if self.case.config.position == "relative":
+            return False
         return self.several_keys and (self.case.config.position != "legacy" or self.case.config.seq_len > 1)
+
+    @property
+    def vectors(self) -> bool:
+        """Whether distances have vectors that make a difference."""
+        return self.case.config.position == "relative" and self.several_keys
 
     @property
     def blind_rows(self) -> bool:
@@ -67,6 +74,10 @@ EXAMPLES = {
     "legacy segments": Example(Case(replace(CONFIG, seq_len=2, position="legacy", dim=4), 2, 13, 4, 1), recompute=True),
     "dropout": Example(
         Case(replace(CONFIG, seq_len=2, attn_dropout=0.3, ff_dropout=0.3, norm_memory=True), 2, 14, 2, 2)
+    ),
+    "relative": Example(Case(replace(CONFIG, position="relative", norm_memory=True), 2, 14, 3, 4)),
+    "relative segments": Example(
+        Case(replace(CONFIG, position="relative", seq_len=3, heads=4, kv_heads=2), 2, 13, 2, 5), recompute=True
     ),
     "padding and resets": Example(Case(replace(CONFIG, depth=1, mem_len=3), 3, 13, 2, 3), masked=True),
 }
@@ -300,6 +311,31 @@ def mean_of_layer_weights(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, backward._BackwardWalk, "_layer_weight", wrapper)
 
 
+def score_of_distance(patch: pytest.MonkeyPatch) -> None:
+    """What a distance adds to a score, a millionth too large."""
+    wrap(patch, BucketScores, "step", lambda f, *args: f(*args) * (1 + LITTLE))
+
+
+def query_of_distance(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of the query by way of the distance's vector."""
+    wrap(patch, BucketScores, "add_query_gradient", lambda original, *args: None)
+
+
+def vector_of_distance(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of the vectors, a millionth too large."""
+    wrap(patch, BucketScores, "accumulate", lambda f, self, products, q: f(self, products * (1 + LITTLE), q))
+
+
+def bucket_of_vector(patch: pytest.MonkeyPatch) -> None:
+    """Every distance takes the next one's vector."""
+    wrap(patch, Windows, "buckets", lambda f, *args: None if f(*args) is None else f(*args) + 1)
+
+
+def gradient_of_next_bucket(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of each distance's vector lands at the next one."""
+    wrap(patch, BucketScores, "step_backward", lambda f, *args: f(*args).roll(1, -1))
+
+
 # Each with the examples in which it changes something.
 FAULTS: dict[Plant, Callable[[Example], bool]] = {
     residual_of_feedforward: always,
@@ -322,6 +358,11 @@ FAULTS: dict[Plant, Callable[[Example], bool]] = {
     bucket_of_distance: lambda example: example.several_distances,
     shifted_keys: lambda example: example.case.config.mem_len > 1,
     shifted_values_backward: lambda example: example.case.config.mem_len > 1,
+    score_of_distance: lambda example: example.vectors,
+    query_of_distance: lambda example: example.vectors,
+    vector_of_distance: lambda example: example.vectors,
+    bucket_of_vector: lambda example: example.vectors,
+    gradient_of_next_bucket: lambda example: example.vectors,
     bias_where_nothing_is_seen: lambda example: example.blind_rows,
     last_segment_of_block: always,
     slots_before_block: always,

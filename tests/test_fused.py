@@ -19,6 +19,7 @@ from cases import NUM_TOKENS, POSITIONS, Case, cases, definition
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
 from feedback_transformer_pytorch.recurrence import fused, plan, products
 from feedback_transformer_pytorch.recurrence.native import applicability
+from feedback_transformer_pytorch.recurrence.windows import Windows
 
 CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=4, seq_len=2, heads=2, dim_head=3)
 CASE = Case(CONFIG, batch=2, time=11, memory_slots=3, seed=0)
@@ -76,6 +77,26 @@ def compare(model: FeedbackTransformer, x: Tensor, memory: Memory | None, **argu
     model.implementation = "fused"
     found = evaluate()
     definition(model, evaluate).assert_agrees(found)
+
+
+def test_biases_do_not_add_up_over_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the memory fills, every window has another bias; kept, they would grow with the memory's square."""
+    made: list[Windows] = []
+    plain = Windows.__init__
+
+    def noted(self: Windows, *arguments: Any) -> None:
+        plain(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(Windows, "__init__", noted)
+    for position in POSITIONS:
+        made.clear()
+        config = dataclasses.replace(CONFIG, mem_len=60, position=position)
+        run(Case(config, 2, 61, 0, 0).model(implementation="fused"), torch.randint(0, NUM_TOKENS, (2, 61)), None)
+        for windows in made:
+            kept = [value for value in vars(windows).values() if isinstance(value, dict)]
+            assert all(len(by_length) <= 2 for by_length in kept)  # lengths: of whole segments, and of the last
+        assert made
 
 
 @settings(max_examples=250)
@@ -262,27 +283,31 @@ def test_inside_torch_compile() -> None:
 
 
 def relative_errors(
-    config: FeedbackConfig, *, batch: int, time: int, autocast: bool = False
-) -> dict[str, dict[str, float]]:
-    """The errors in float32, or in bf16 under autocast, against float64: of every result, by implementation.
+    config: FeedbackConfig,
+    implementation: Any,
+    *,
+    batch: int,
+    time: int,
+    autocast: bool = False,
+    recompute: bool = False,
+) -> dict[str, float]:
+    """The errors of every result in float32, or in bf16 under autocast, against the definition in float64.
 
     Each is the root mean square over four models, as some gradients have few numbers, whose errors vary by chance.
     """
-    squares = {"stepwise": defaultdict(float), "fused": defaultdict(float)}
+    squares: dict[str, float] = defaultdict(float)
     for seed in range(4):
         torch.manual_seed(seed)
-        model = FeedbackTransformer.from_config(config)
+        model = FeedbackTransformer.from_config(config, implementation=implementation, recompute=recompute)
         x = torch.randint(0, config.num_tokens, (batch, time))
         exact = copy.deepcopy(model).double()
         exact.implementation = "stepwise"
         truth = run(exact, x, None)
-        for implementation, total in squares.items():
-            model.implementation = implementation  # type: ignore[assignment]
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                found = run(model, x, None)
-            for name, value in truth.items():
-                total[name] += float(((found[name] - value).norm() / value.norm()) ** 2) / 4
-    return {way: {name: total**0.5 for name, total in by_name.items()} for way, by_name in squares.items()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = run(model, x, None)
+        for name, value in truth.items():
+            squares[name] += float(((found[name] - value).norm() / value.norm()) ** 2) / 4
+    return {name: total**0.5 for name, total in squares.items()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -36,7 +36,7 @@ def walk_in_child(expected: torch.Tensor, large: torch.Tensor) -> None:
 
 
 def walk_and_fork() -> None:
-    """Runs the kernel and torch in two threads here, then in a forked child, then here once more."""
+    """Runs the kernel and torch in two threads here, then in a forked child, and here a second time."""
     torch.set_num_threads(2)
     kernel.WORK_OF_A_THREAD = 0
     assert library() is not None

@@ -1,90 +1,32 @@
 """The compiled kernel as a good neighbour: whatever goes wrong, one line of the log and torch operations; built once by
 several processes; nothing loaded that another user could have written or that did not pass its test."""
 
-import _ctypes
 import errno
 import functools
 import logging
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compilers import EMPTY_KERNEL, compiler_of, source_of, when_compiling
 
 from cases import NUM_TOKENS, Case
 from feedback_transformer_pytorch import FeedbackConfig
 from feedback_transformer_pytorch.recurrence.native import applicability, cache, compiler
 from feedback_transformer_pytorch.recurrence.native import library as module
-from feedback_transformer_pytorch.recurrence.native.library import SWITCH, TYPES, library
+from feedback_transformer_pytorch.recurrence.native.library import SWITCH, library
 from test_fused import compare
 
 CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=8, depth=2, mem_len=5, seq_len=1, heads=2, dim_head=4)
 CASE = Case(CONFIG, batch=2, time=20, memory_slots=0, seed=0)
-# A library that can be loaded and computes nothing, compiled in no time.
-EMPTY_KERNEL = "\n".join(
-    [
-        '#include <cstdint>\n#include <omp.h>\nextern "C" {',
-        "int64_t most_rows() { return 256 * omp_get_max_threads(); }",
-        "int64_t multiplies_bf16() { return 0; } int64_t bytes_to_stream() { return 0; }",
-        *(f"int64_t panel_{name}() {{ return 16; }} void pack_{name}() {{}}" for name in TYPES),
-        *(f"void {call}_{name}() {{}}" for call in ("forward", "backward", "end_block") for name in TYPES),
-        "}\n",
-    ]
-)
 REAL_KERNEL = compiler.SOURCE
 
+pytestmark = pytest.mark.usefixtures("folder")
 Lack = Callable[[pytest.MonkeyPatch, Path], None]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of kernels, which is not there yet. Kernels are compiled fast."""
-    if compiler.find_compiler() is None:
-        pytest.skip("no C++ compiler")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiler, "FLAGS", ["-std=c++17", "-O0", "-fopenmp"])
-    return tmp_path / "cache" / "feedback-transformer-pytorch"
-
-
-@pytest.fixture
-def untested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that is compiled in no time and passes its self-test unseen."""
-    source_of(monkeypatch, tmp_path, EMPTY_KERNEL)
-    monkeypatch.setattr(module, "_test", lambda path: None)
-
-
-@pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Gives what the user has been shown since it was last asked."""
-
-    def take() -> list[str]:
-        shown = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        caplog.clear()
-        return shown
-
-    return take
-
-
-def source_of(patch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
-    (folder / "source.cpp").write_text(text)
-    patch.setattr(compiler, "SOURCE", folder / "source.cpp")
-
-
-def compiler_of(patch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    """A compiler that runs a shell script."""
-    (folder / "c++").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "c++").chmod(0o755)
-    patch.setenv("CXX", f"'{folder / 'c++'}' -m64")
-
-
-def when_compiling(patch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    """A compiler that can say what it is, and runs a shell script when it is to compile; $last is what to write."""
-    real = " ".join(compiler.find_compiler() or [])
-    compiler_of(patch, folder, f'for last; do :; done; case "$*" in *-shared*) {script};; *) exec {real} "$@";; esac')
 
 
 def no_compiler(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -260,117 +202,6 @@ def test_whatever_fails_it_is_one_warning_and_the_same_walk(
     assert re.search(reason, shown), shown
 
 
-@pytest.mark.usefixtures("untested")
-def test_a_failure_is_remembered_for_an_hour(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
-) -> None:
-    """So that not every process waits for it."""
-    when_compiling(monkeypatch, tmp_path, f"echo >>'{tmp_path}/calls'; [ -e '{tmp_path}/repaired' ] && exec c++ \"$@\"")
-    calls = tmp_path / "calls"
-    for _ in range(2):
-        assert library.__wrapped__() is None
-    first, second = warnings()
-    (failure,) = folder.glob("*.failed")
-    assert second.startswith(first)
-    assert f"within the last hour; delete {failure} to try again at once" in second
-    (tmp_path / "repaired").touch()
-    assert library.__wrapped__() is None
-    assert len(calls.read_text()) == 1
-    os.utime(failure, times=(0, time.time() - 3601))
-    assert library.__wrapped__() is not None
-    assert len(calls.read_text()) == 2
-    assert not failure.exists()
-
-
-def damaged(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")  # as a power cut may leave it
-
-
-def unrecorded(path: Path) -> None:
-    path.with_suffix(".sha256").unlink()
-
-
-def writable_by_the_group(path: Path) -> None:
-    path.chmod(0o620)
-
-
-def writable_by_all(path: Path) -> None:
-    path.chmod(0o602)
-
-
-def record_writable_by_all(path: Path) -> None:
-    path.with_suffix(".sha256").chmod(0o602)
-
-
-def of_somebody_else(path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only the superuser can give a file away")
-    os.chown(path, 12345, -1)
-
-
-@pytest.mark.usefixtures("untested")
-@pytest.mark.parametrize(
-    "change",
-    [damaged, emptied, unrecorded, writable_by_the_group, writable_by_all, record_writable_by_all, of_somebody_else],
-)
-def test_a_kernel_is_built_once_and_again_when_it_is_not_the_tested_one_of_this_user(
-    change: Callable[[Path], None], folder: Path, warnings: Callable[[], list[str]]
-) -> None:
-    def compiles() -> bool:
-        compiled = library.__wrapped__()
-        assert compiled is not None
-        _ctypes.dlclose(compiled._handle)  # or the next one of this name would be this one, whatever is in the file
-        return [line.split(" in ")[0] for line in warnings()] == ["compiled the CPU kernel"]
-
-    assert compiles()
-    assert not compiles()
-    (built,) = folder.glob("*.so")
-    change(built)
-    assert compiles()
-    assert not compiles()
-    assert {path.name for path in folder.iterdir()} == {"lock", built.name, built.with_suffix(".sha256").name}
-    assert all(not path.stat().st_mode & 0o022 for path in folder.iterdir())
-
-
-@pytest.mark.usefixtures("untested")
-def test_a_kernel_that_can_no_longer_be_loaded_is_built_again(folder: Path, warnings: Callable[[], list[str]]) -> None:
-    """As when what it is linked to was moved by an upgrade."""
-    compiled = library.__wrapped__()
-    assert compiled is not None
-    _ctypes.dlclose(compiled._handle)
-    (built,) = folder.glob("*.so")
-    built.write_bytes(b"")
-    built.with_suffix(".sha256").write_text(cache._sha256(built))
-    assert library.__wrapped__() is not None
-    assert len(warnings()) == 2
-
-
-@pytest.mark.usefixtures("untested")
-def test_the_newest_kernels_are_kept_and_leftovers_deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "building-long-ago").mkdir(parents=True)
-    (folder / "building-now").mkdir()
-    folder.chmod(0o700)
-    os.utime(folder / "building-long-ago", times=(0, 0))
-    for number in range(cache.KEPT + 3):
-        monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, f"-DNUMBER={number}"])
-        assert library.__wrapped__() is not None
-    kernels = {path.stem for path in folder.glob("*.so")}
-    assert len(kernels) == cache.KEPT + 1
-    assert {path.stem for path in folder.glob("*.sha256")} == kernels
-    assert {path.name for path in folder.glob("building-*")} == {"building-now"}
-
-
-@pytest.mark.usefixtures("untested")
-def test_where_there_are_no_user_numbers_a_profile_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "geteuid")
-    monkeypatch.delattr(os, "getuid")
-    assert library.__wrapped__() is not None
-
-
 @pytest.mark.parametrize("broken", ["forward_float64", "end_block_float32", "backward_bfloat16"])
 def test_one_broken_function_is_found(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
@@ -381,28 +212,6 @@ def test_one_broken_function_is_found(
     assert library.__wrapped__() is None
     (shown,) = warnings()
     assert f"its self-test failed: {sys.executable} failed with exit status 1: its {name} results are wrong" in shown
-
-
-def test_several_processes_build_it_once(tmp_path: Path) -> None:
-    counting = tmp_path / "counting-c++"
-    real = " ".join(compiler.find_compiler() or [])
-    log = f"case \"$*\" in *-shared*) echo >>'{tmp_path}/calls';; esac"
-    counting.write_text(f'#!/bin/sh\n{log}\nexec {real} "$@" -O0\n')
-    counting.chmod(0o755)
-    program = f"from {module.__name__} import library; raise SystemExit(library() is None)"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={**os.environ, "CXX": f"'{counting}'"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    said = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
-    assert (tmp_path / "calls").read_text() == "\n"
-    assert sorted(map(len, said))[:2] == [0, 0]
 
 
 def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
