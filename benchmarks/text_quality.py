@@ -18,8 +18,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
+
 import feedback_transformer_pytorch.training.loop as training
-from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.options import TrainOptions, preset_file
 from feedback_transformer_pytorch.training.run import Run, fixed_options
 from grid import Benchmark, Grid, Settings, combinations
 from runs import gradient_norms, run_benchmark
@@ -35,6 +37,7 @@ VARIED = {
     *("lr", "warmup_updates", "lr_decay", "weight_decay", "clip"),
 }
 MODELS = ["feedback", "transformer-xl"]
+TINY, DEMO = (yaml.safe_load(preset_file(name).read_text()) for name in ("tiny", "demo"))
 GRIDS = {
     "equal": Grid(range(3), combinations(model=MODELS)),
     "position": Grid(range(3), combinations(model=MODELS, position=["relative", "t5"])),
@@ -45,6 +48,8 @@ GRIDS = {
     "schedule": Grid([0], combinations(model=MODELS, lr_decay=["cosine", "none"])),
     "dropout": Grid([0], combinations(model=MODELS, dropout=[0.0, 0.1])),
     "norm": Grid([0], combinations(norm_memory=[True, False])),
+    "tiny": Grid([0], [{**TINY, **changes} for changes in combinations(seq_len=[1, 8], lr=[4e-3, 8e-3])]),
+    "demo": Grid([0], [{**DEMO, **changes} for changes in combinations(lr=[2e-3, 4e-3, 6e-3])]),
 }
 
 

@@ -35,7 +35,7 @@ def name_of(dtype: torch.dtype) -> str:
 def library() -> ctypes.CDLL | None:
     """The kernel's functions; None where there is no compiler, where anything fails, or where `SWITCH` says 0.
 
-    The first call on a machine compiles and tests the kernel, which takes about fifteen seconds. One line of the log
+    The first call on a machine compiles and tests the kernel, which takes about twenty seconds. One line of the log
     says that it did, or why it failed. A failure is never raised: torch operations compute the same.
     """
     if os.environ.get(SWITCH) == "0":
@@ -70,7 +70,7 @@ def _find_or_build(compiler: list[str]) -> ctypes.CDLL:
             forget(path)
 
     def build(part: Path) -> None:
-        _log.info("compiling the CPU kernel, which takes about fifteen seconds")
+        _log.info("compiling the CPU kernel, which takes about twenty seconds")
         began = time.monotonic()
         compile_kernel(compiler, part)
         _test(part)
