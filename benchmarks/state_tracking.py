@@ -91,7 +91,14 @@ TRAIN_DEFAULTS = {
 }
 GRIDS = {
     "s3": Grid(range(5), [{"stop_after": 3}]),
-    "train-defaults": Grid(range(3), [TRAIN_DEFAULTS]),
+    "train-defaults": Grid(range(5), [TRAIN_DEFAULTS]),
+    "models": Grid(
+        range(3),
+        [
+            {**TRAIN_DEFAULTS, **changes}
+            for changes in ({"position": "t5"}, *combinations(model=["transformer-xl"], depth=[2, 4]))
+        ],
+    ),
     "position": Grid(range(3), combinations(position=["relative", "t5"])),
     "norm": Grid(range(3), combinations(norm_memory=[True, False])),
     "clip": Grid(range(3), combinations(clip=[0.1, 1.0], lr=[1e-3, 2e-3])),
