@@ -20,7 +20,7 @@ from .config import FeedbackConfig
 from .errors import InputError
 from .layers import FeedForward
 from .model import check_tokens
-from .position import BucketVectors, bucket, build_position, gather_buckets
+from .position import POSITIONS, DistanceBias, DistanceVectors, ScoreTerm, gather_rows
 
 # Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
 MIN_BLOCK = 128
@@ -56,13 +56,13 @@ class _Window:
         queries: the block's places in the call.
         keys: the places of its keys, counted from the oldest memory slot.
         bias: (1 or B, H or 1, queries, keys), added to the scores; -inf where a key is masked. A query sees itself.
-        buckets: (queries, keys), of distances whose vectors are added to the scores; None where none are.
+        distance: (queries, keys), 0 where a key is ahead.
     """
 
     queries: slice
     keys: slice
     bias: Tensor
-    buckets: Tensor | None
+    distance: Tensor
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,8 @@ class _Layer(nn.Module):
         self.to_out = nn.Linear(inner, config.dim)
         self.feedforward = FeedForward(config)
 
-    def forward(self, x: Tensor, past: Tensor, windows: Sequence[_Window], vectors: Tensor | None) -> Tensor:
-        """(B, T, D) to (B, T, D); `past` (B, n, D) is this layer's input before x, `vectors` (buckets, E) or None those
-        of distances."""
+    def forward(self, x: Tensor, past: Tensor, windows: Sequence[_Window], vectors: list[DistanceVectors]) -> Tensor:
+        """(B, T, D) to (B, T, D); `past` (B, n, D) is this layer's input before x, `vectors` are those of distances."""
         known = self.norm(torch.cat([past, x], dim=1))
         q = self.to_q(known[:, past.shape[1] :]).unflatten(-1, (-1, self.dim_head)).transpose(1, 2)
         k, v = self.to_kv(known).unflatten(-1, (2, -1, self.dim_head)).permute(2, 0, 3, 1, 4)
@@ -122,14 +121,15 @@ class _Layer(nn.Module):
             for window in windows
         ]
         x = x + self.to_out(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
-        return x + self.feedforward(x)
+        return self.feedforward.residual(x, None, None)
 
-    def _bias(self, q: Tensor, window: _Window, vectors: Tensor | None) -> Tensor:
+    def _bias(self, q: Tensor, window: _Window, vectors: list[DistanceVectors]) -> Tensor:
         """What is added to the scores of the queries (B, H, queries, E): (1 or B, H or 1, queries, keys)."""
-        if vectors is None or window.buckets is None:
-            return window.bias
-        products = (q * self.dim_head**-0.5) @ vectors.to(q.dtype).t()
-        return window.bias + gather_buckets(products, window.buckets)
+        bias = window.bias
+        for table, row in vectors:
+            products = (q * self.dim_head**-0.5) @ table.to(q.dtype).t()
+            bias = bias + gather_rows(products, row[window.distance])
+        return bias
 
 
 class _WindowTransformer(nn.Module):
@@ -147,7 +147,9 @@ class _WindowTransformer(nn.Module):
         self.config = config
         self.token_emb = nn.Embedding(config.num_tokens, config.dim)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.depth))
-        self.position = build_position(config)
+        self.position = POSITIONS[config.position](
+            heads=config.heads, dim_head=config.dim_head, distances=config.mem_len + 1
+        )
         self.norm = nn.LayerNorm(config.dim)
         self.to_logits = nn.Linear(config.dim, config.num_tokens)
 
@@ -198,9 +200,11 @@ class _WindowTransformer(nn.Module):
         memory = self._check_memory(memory, state)
         past = memory.states
         places = _places(memory, x, mask, reset)
-        by_distance = self.position(self.config.mem_len + 1)
-        windows = self._windows(past.shape[2], x.shape[1], places, by_distance.bias)
-        vectors = self.position.vectors.weight if isinstance(self.position, BucketVectors) else None
+        terms: list[ScoreTerm] = self.position(self.config.mem_len + 1)
+        biases = [term.bias for term in terms if isinstance(term, DistanceBias)]
+        by_distance = torch.stack(biases).sum(0) if biases else state.new_zeros(1, self.config.mem_len + 1)
+        windows = self._windows(past.shape[2], x.shape[1], places, by_distance)
+        vectors = [term for term in terms if isinstance(term, DistanceVectors)]
         left = []
         for layer, cached in zip(self.layers, past.unbind(1), strict=True):
             left.append(_newest(cached, state, self._slots))
@@ -239,8 +243,7 @@ class _WindowTransformer(nn.Module):
             bias = _band(bias_by_distance, queries, keys)[None]
             if places is not None:
                 bias = bias.masked_fill(places.masked(queries, keys)[:, None], -torch.inf)
-            buckets = _buckets(queries, keys, bias.device) if self.config.position == "relative" else None
-            windows.append(_Window(block, keys, bias, buckets))
+            windows.append(_Window(block, keys, bias, _distance(queries, keys, bias.device)))
         return windows
 
 
@@ -286,11 +289,11 @@ def _band(bias_by_distance: Tensor, queries: slice, keys: slice) -> Tensor:
     return diagonals.masked_fill((distance < 0) | (distance > last), -torch.inf).unfold(1, width, 1).flip(1)
 
 
-def _buckets(queries: slice, keys: slice, device: torch.device) -> Tensor:
-    """(queries, keys), the bucket of each distance; 0 where a key is ahead."""
+def _distance(queries: slice, keys: slice, device: torch.device) -> Tensor:
+    """(queries, keys), how far each key lies behind each query; 0 where it is ahead."""
     query = torch.arange(queries.start, queries.stop, device=device)
     key = torch.arange(keys.start, keys.stop, device=device)
-    return bucket((query[:, None] - key).clamp(min=0))
+    return (query[:, None] - key).clamp(min=0)
 
 
 def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal, Self, get_args
 
+from .activation import ACTIVATIONS
 from .errors import InputError
+from .position import POSITIONS
 
-Position = Literal["t5", "relative", "legacy"]
+KeyValues = Literal["shared", "per_layer"]
+NormPlacement = Literal["pre", "post"]
+MemoryNorm = Literal["none", "plain", "layer"]
+MemoryStart = Literal["empty", "zeros"]
+Carry = Literal["keys", "state", "normed_state"]
+Stored = Literal["mix", "top"]
+Initialisation = Literal["torch", "authors"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackConfig:
-    """Hyper-parameters of a Feedback Transformer; names and defaults are those of version 0.0.11.
+    """Hyper-parameters of a Feedback Transformer; names and defaults are those of version 0.0.11 where it has them.
 
     Attributes:
         num_tokens: vocabulary size V; None for a decoder that has no tokens.
@@ -29,12 +38,35 @@ class FeedbackConfig:
         kv_heads: key/value heads G, a divisor of `heads`; None means `heads`.
         attn_dropout: dropout on the attention probabilities.
         ff_dropout: dropout inside the feed-forward.
-        keep_last_hidden: store the top layer in the memory instead of the learned mix of all layers.
-        norm_memory: normalise that mix before it is stored. Version 0.0.11 does not, and where segments are short its
-            states may then grow from token to token without bound.
-        position: what the distance between query and key adds to a score. "relative": the query times a learned vector
-            of the distance, which trains best; "t5": a learned bias of the distance, the default; "legacy": the bias
-            of version 0.0.11, for its checkpoints.
+        keep_last_hidden: True is another way to write stored="top", as in version 0.0.11.
+        norm_memory: True is another way to write memory_norm="plain".
+        position: what the distance between query and key adds to a score, a name in `position.POSITIONS`. "relative":
+            the query times a learned vector of the distance's bucket, which trains best; "learned": the same with a
+            vector for each distance, the paper authors'; "t5": a learned bias of the bucket, the default; "legacy":
+            the bias of version 0.0.11, for its checkpoints.
+        kv: "shared": one projection makes the keys and values of all layers; "per_layer": each layer has its own.
+        norm: where a sub-layer's norm stands. "pre": x + f(norm(x)), and a norm after the last layer;
+            "post": norm(x + f(x)).
+        memory_norm: what a memory slot passes through before its keys and values are made. "plain": a LayerNorm without
+            parameters; "layer": the attention norm of the layer that reads it, as the paper authors have it. With
+            kv="shared" that norm, like the projection, is then one for all layers. With "none", the default, states may
+            grow from token to token without bound where segments are short.
+        feedforward: the feed-forward's activation, a name in `activation.ACTIVATIONS`.
+        feedforward_dim: width F of the feed-forward's hidden layer; None means 4 * dim.
+        output_bias: whether attention's output projection has a bias.
+        stored: what the memory stores of a token: "mix", the learned mix of the states of all layers; "top", the last
+            layer's; a number from 0 (the embedding) to `depth`: that layer's.
+        carry: what a call passes on to the next. "keys": keys and values; "state": the stored states, from which the
+            next call makes keys and values with the weights that the model has then. "normed_state": states after the first layer's attention norm, as the paper authors' code has it, for their
+            checkpoints; a later call norms them a second time.
+        memory_start: "empty", or "zeros": M zero states precede every document, and are attended to.
+        adaptive_span: each head learns how far back it attends (Sukhbaatar et al. 2019, arXiv 1905.07799).
+        span_ramp: over how many distances the span's mask falls from 1 to 0.
+        span_init: the span at the start, as a part of `mem_len`.
+        span_trim: an adaptive span leaves out slots that no head of any layer sees, in steps of this many.
+        context_dim: width C of a context that every layer also attends to (a decoder of a translation model); None for
+            no context.
+        initialisation: "torch", or "authors": the last Linear of every sub-layer is divided by sqrt(2 * depth).
 
     Raises:
         InputError: names the field, its value and what is allowed.
@@ -50,23 +82,70 @@ class FeedbackConfig:
     kv_heads: int | None = None
     attn_dropout: float = 0.0
     ff_dropout: float = 0.0
-    keep_last_hidden: bool = False
-    norm_memory: bool = False
-    position: Position = "t5"
+    keep_last_hidden: InitVar[bool | None] = None
+    norm_memory: InitVar[bool | None] = None
+    position: str = "t5"
+    kv: KeyValues = "shared"
+    norm: NormPlacement = "pre"
+    memory_norm: MemoryNorm = "none"
+    feedforward: str = "geglu"
+    feedforward_dim: int | None = None
+    output_bias: bool = True
+    stored: Stored | int = "mix"
+    carry: Carry = "keys"
+    memory_start: MemoryStart = "empty"
+    adaptive_span: bool = False
+    span_ramp: int = 32
+    span_init: float = 0.0
+    span_trim: int = 64
+    context_dim: int | None = None
+    initialisation: Initialisation = "torch"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, keep_last_hidden: bool | None, norm_memory: bool | None) -> None:
+        self._other_name("keep_last_hidden", keep_last_hidden, "stored", "top", "mix")
+        self._other_name("norm_memory", norm_memory, "memory_norm", "plain", "none")
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
-        for name in ("num_tokens", "dim", "depth", "mem_len", "seq_len", "heads", "dim_head", "kv_heads"):
-            if name == "num_tokens" and self.num_tokens is None:
+        self._check_values()
+        self._check_combinations()
+
+    def _other_name(self, name: str, value: bool | None, field: str, true: str, false: str) -> None:
+        """Takes the value of a field that was given by another name."""
+        if value is None:
+            return
+        if type(value) is not bool:
+            raise InputError(f"{name} is {value!r}; it must be True or False")
+        given, meant = getattr(self, field), true if value else false
+        if given not in (false, meant):
+            raise InputError(f"{name}={value} means {field}={meant!r}, but {field} is {given!r}; give one of the two")
+        object.__setattr__(self, field, meant)
+
+    def _check_values(self) -> None:
+        counts = ["num_tokens", "dim", "depth", "mem_len", "seq_len", "heads", "dim_head", "kv_heads"]
+        for name in (*counts, "feedforward_dim", "span_ramp", "span_trim", "context_dim"):
+            if name in ("num_tokens", "feedforward_dim", "context_dim") and getattr(self, name) is None:
                 continue
             self._require(name, "a whole number of at least 1", lambda n: type(n) is int and n >= 1)
         for name in ("attn_dropout", "ff_dropout"):
             self._require(name, "a number from 0 up to but not including 1", _is_dropout)
-        for name in ("keep_last_hidden", "norm_memory"):
+        self._require("span_init", "a number from 0 to 1", lambda n: type(n) in (int, float) and 0 <= n <= 1)
+        for name in ("output_bias", "adaptive_span"):
             self._require(name, "True or False", lambda flag: type(flag) is bool)
-        self._require("position", " or ".join(map(repr, get_args(Position))), lambda p: p in get_args(Position))
+        for name, choices in _CHOICES.items():
+            words = " or ".join(map(repr, choices))
+            self._require(name, words, lambda choice, choices=choices: isinstance(choice, str) and choice in choices)
+        stored = f"'mix' or 'top' or a layer from 0 to depth={self.depth}"
+        self._require("stored", stored, lambda s: s in get_args(Stored) or type(s) is int and 0 <= s <= self.depth)
         self._require("kv_heads", f"a divisor of heads={self.heads}", lambda g: self.heads % g == 0)
+
+    def _check_combinations(self) -> None:
+        if self.memory_norm == "layer" and self.norm == "post":
+            raise InputError(
+                "memory_norm='layer' goes with norm='pre', where a layer's norm is what its attention reads through; "
+                "with norm='post' use memory_norm 'none' or 'plain'"
+            )
+        if self.carry == "normed_state" and self.memory_norm != "layer":
+            raise InputError(f"carry='normed_state' goes with memory_norm='layer'; memory_norm is {self.memory_norm!r}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -75,7 +154,7 @@ class FeedbackConfig:
         Raises:
             InputError: a field is unknown, missing or out of range.
         """
-        reject_unknown(set(fields) - {f.name for f in dataclasses.fields(cls)}, cls)
+        reject_unknown(set(fields) - set(parameters(cls)), cls)
         required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         missing = [name for name in required if name not in fields]
         if missing:
@@ -88,14 +167,29 @@ class FeedbackConfig:
 
     @property
     def kv_dim(self) -> int:
-        """Width of a memory key or value, G*E."""
+        """Width of a key or value, G*E."""
         assert self.kv_heads is not None
         return self.kv_heads * self.dim_head
 
     @property
+    def banks(self) -> int:
+        """Banks of keys and values K: one for all layers, or one for each."""
+        return 1 if self.kv == "shared" else self.depth
+
+    @property
+    def memory_dim(self) -> int:
+        """Width of the keys, or of the values, of a memory slot in all banks, K*G*E."""
+        return self.banks * self.kv_dim
+
+    @property
     def hidden_dim(self) -> int:
         """Width of the feed-forward's hidden layer, F."""
-        return 4 * self.dim
+        return self.feedforward_dim or 4 * self.dim
+
+    @property
+    def shares_norm(self) -> bool:
+        """Whether one attention norm serves all layers, as the projection behind it does."""
+        return self.kv == "shared" and self.memory_norm == "layer"
 
     def _require(self, name: str, allowed: str, test: Any) -> None:
         value = getattr(self, name)
@@ -103,15 +197,32 @@ class FeedbackConfig:
             raise InputError(f"{name} is {value!r}; it must be {allowed}")
 
 
+_CHOICES: Mapping[str, Collection[str]] = {
+    "position": POSITIONS,
+    "feedforward": ACTIVATIONS,
+    "kv": get_args(KeyValues),
+    "norm": get_args(NormPlacement),
+    "memory_norm": get_args(MemoryNorm),
+    "carry": get_args(Carry),
+    "memory_start": get_args(MemoryStart),
+    "initialisation": get_args(Initialisation),
+}
+
+
 def _is_dropout(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def parameters(config: type) -> dict[str, inspect.Parameter]:
+    """What the constructor of a configuration takes, by name."""
+    return dict(inspect.signature(config).parameters)
 
 
 def reject_unknown(names: set[str], config: type) -> None:
     """Raises InputError for the first of `names`, with the nearest field of `config`; nothing if there are none."""
     if not names:
         return
-    known = [f.name for f in dataclasses.fields(config)]
+    known = list(parameters(config))
     name = min(names)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from .config import FeedbackConfig
 from .errors import InputError
 from .model import FeedbackTransformer
 
@@ -86,3 +88,133 @@ def from_reference(
     except RuntimeError as error:
         raise InputError(f"the state dict is not whole: {' '.join(str(error).split())}") from None
     return model
+
+
+# What the paper authors' code calls a parameter that only changes its name.
+_OFFICIAL_NAMES = {
+    r"in_emb\.weight": "token_emb.weight",
+    r"layers\.(\d+)\.norm1\.(\w+)": r"decoder.stack.layers.\1.attention.norm.\2",
+    r"layers\.(\d+)\.attn\.proj_query\.weight": r"decoder.stack.layers.\1.attention.to_q.weight",
+    r"layers\.(\d+)\.attn\.proj_out\.weight": r"decoder.stack.layers.\1.attention.to_out.weight",
+    r"layers\.(\d+)\.norm2\.(\w+)": r"decoder.stack.layers.\1.feedforward.norm.\2",
+    r"layers\.(\d+)\.ff\.fc1\.(\w+)": r"decoder.stack.layers.\1.feedforward.to_hidden.\2",
+    r"layers\.(\d+)\.ff\.fc2\.(\w+)": r"decoder.stack.layers.\1.feedforward.to_out.\2",
+    r"out_norm\.(\w+)": r"decoder.norm.\1",
+    r"out\.out_emb\.(\w+)": r"to_logits.\1",
+}
+# Buffers that their state dicts hold besides parameters.
+_OFFICIAL_BUFFERS = r"single_memory_attn_buf|.*\.mask_template"
+
+
+def rename_official(tensors: Mapping[str, Tensor], config: FeedbackConfig) -> dict[str, Tensor]:
+    """Parameters, or their gradients, in our layout instead of that of the paper authors' code.
+
+    Args:
+        config: that of the model they are for.
+
+    Raises:
+        InputError: a name is not one of that code's feedback model.
+    """
+    renamed: dict[str, Tensor] = {}
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        pattern = next((p for p in _OFFICIAL_NAMES if re.fullmatch(p, name)), None)
+        layer = re.match(r"layers\.(\d+)\.", name)
+        if pattern is not None:
+            ours = re.sub(pattern, _OFFICIAL_NAMES[pattern], name)
+            if config.shares_norm and ".attention.norm." in ours:
+                ours = re.sub(r"layers\.\d+\.attention\.", "", ours)
+            renamed.setdefault(ours, tensor)
+        elif name == "single_memory_attn_params":
+            renamed["decoder.stack.layer_weight"] = tensor[0]
+        elif name.endswith("attn.key_pe"):
+            renamed.setdefault("decoder.stack.position.vectors.weight", _by_distance(tensor))
+        elif name.endswith("mask.size_ratio"):
+            renamed[f"decoder.stack.{layer[0]}attention.span.ratio"] = tensor.flatten()  # type: ignore[index]
+        elif found := re.fullmatch(r"(layers\.\d+)\.attn\.proj_(key|val)\.weight", name):
+            owner = "decoder.stack" if config.kv == "shared" else f"decoder.stack.{found[1]}.attention"
+            pairs.setdefault(f"{owner}.to_kv.weight", {}).setdefault(found[2], tensor)
+        elif not re.fullmatch(_OFFICIAL_BUFFERS, name):
+            raise InputError(f"{name!r} is not a parameter of the authors' feedback model")
+    for name, pair in pairs.items():
+        renamed[name] = torch.cat([pair["key"], pair["val"]])
+    return renamed
+
+
+def _by_distance(key_pe: Tensor) -> Tensor:
+    """Their table (1, E, M), whose last column is the newest slot, as rows of the distances 0 to M."""
+    rows = key_pe[0].t().flip(0)
+    return torch.cat([torch.zeros_like(rows[:1]), rows])
+
+
+def from_official(state_dict: Mapping[str, Tensor], hyperparameters: Mapping[str, str]) -> FeedbackTransformer:
+    """The model of a state dict of the paper authors' code (facebookresearch/transformer-sequential): the same log
+    probabilities and carried memory.
+
+    Args:
+        state_dict: that of their feedback model.
+        hyperparameters: their command line's, by name, as strings.
+
+    Returns:
+        A model in the precision and on the device of the state dict.
+
+    Raises:
+        InputError: the state dict is not one of that model, or does not fit the hyper-parameters.
+    """
+    config = official_config(hyperparameters)
+    if hyperparameters.get("feedback") != "True":
+        raise InputError("the hyper-parameters say feedback=False: this is their Transformer, not their feedback model")
+    model = FeedbackTransformer.from_config(config)
+    renamed = rename_official(state_dict, config)
+    try:
+        model.to(renamed["token_emb.weight"]).load_state_dict(renamed)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"the state dict is not whole: {' '.join(str(error).split())}") from None
+    return model
+
+
+def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
+    """Our configuration of a model of the paper authors' code.
+
+    Raises:
+        InputError: a hyper-parameter is missing, or asks for what their feedback model does not have.
+    """
+    given = hyperparameters
+    try:
+        pre, shared = given["pre_norm"] == "True", given["share_proj_kv"] == "True"
+        config = {
+            "num_tokens": int(given["vocab_sz"]),
+            "dim": int(given["hid_sz"]),
+            "depth": int(given["nlayers"]),
+            "mem_len": int(given["attn_lim"]),
+            "heads": int(given["nheads"]),
+            "dim_head": int(given["head_dim"]),
+            "feedforward_dim": int(given["inner_hid_sz"]),
+            "attn_dropout": float(given["dropout"]),
+            "ff_dropout": float(given["dropout"]),
+            "adaptive_span": given["adapt_span"] == "True",
+        }
+        if config["adaptive_span"]:
+            config["span_ramp"] = int(float(given["adapt_span_len"]))
+            config["span_init"] = float(given["adapt_span_init"])
+            config["span_trim"] = int(given["adapt_span_trim_step"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"the authors' hyper-parameters lack one, or have one that is no number: {error}") from None
+    for name in ("expire_span", "adapt_span_layer", "adapt_span_cache"):
+        if given.get(name, "False") != "False":
+            raise InputError(f"{name} is {given[name]}; only models without it can be loaded")
+    return FeedbackConfig.from_dict(
+        config
+        | {
+            "seq_len": 1,
+            "position": "learned",
+            "kv": "shared" if shared else "per_layer",
+            "norm": "pre" if pre else "post",
+            "memory_norm": "layer" if pre else "none",
+            "carry": "normed_state" if pre else "state",
+            "feedforward": "relu",
+            "output_bias": False,
+            "memory_start": "zeros",
+            "initialisation": "authors" if pre else "torch",
+        }
+    )

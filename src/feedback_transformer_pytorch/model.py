@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
-from .config import FeedbackConfig, Position, reject_unknown
+from .config import FeedbackConfig, parameters
 from .errors import InputError
-from .memory import Memory, as_memory, newest, newest_of_rows
-from .recurrence import Stack, fused, stepwise
-from .segments import Alignment, Visibility, align
+from .memory import AnyMemory, StateMemory, as_memory, memory_of, newest, newest_of_rows
+from .recurrence import Stack, Walked, WalkRequest, fused, stepwise
+from .segments import Alignment, align
 
 Implementation = Literal["auto", "fused", "stepwise"]
 
 # What version 0.0.11 calls parts of the stack.
 _IN_STACK = {"layers": "layers", "layer_weight": "layer_weight", "shared_kv_proj": "to_kv", "pos_emb": "position"}
+
+
+def _takes_hyperparameters(cls: type[nn.Module]) -> type[nn.Module]:
+    """Gives a class the signature of its options and of all hyper-parameters, for help and for editors."""
+    own = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [p for p in parameters(FeedbackConfig).values() if p.name != "num_tokens" or cls is not FeedbackDecoder]
+    known = [p.replace(default=p.empty) if p.name == "num_tokens" else p for p in known]
+    cls.__signature__ = inspect.Signature([*known, *own])  # type: ignore[attr-defined]
+    return cls
 
 
 class FeedbackDecoder(nn.Module):
@@ -28,49 +38,21 @@ class FeedbackDecoder(nn.Module):
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
         recompute: keep less for the backward pass and recompute it (fused only).
-        The others are those of `FeedbackConfig`. These two can also be set after construction.
+        hyperparameters: those of `FeedbackConfig`, by name.
+
+    `implementation` and `recompute` can also be set after construction.
 
     Raises:
-        InputError: an argument is unknown or out of range.
+        InputError: an argument is unknown, missing or out of range.
     """
 
     def __init__(
-        self,
-        *,
-        dim: int,
-        depth: int,
-        mem_len: int,
-        seq_len: int = 2,
-        heads: int = 8,
-        dim_head: int = 64,
-        kv_heads: int | None = None,
-        attn_dropout: float = 0.0,
-        ff_dropout: float = 0.0,
-        keep_last_hidden: bool = False,
-        norm_memory: bool = False,
-        position: Position = "t5",
-        implementation: Implementation = "auto",
-        recompute: bool = False,
-        **unknown: object,
+        self, *, implementation: Implementation = "auto", recompute: bool = False, **hyperparameters: Any
     ) -> None:
         super().__init__()
-        reject_unknown(set(unknown), FeedbackConfig)
-        self.config = FeedbackConfig(
-            dim=dim,
-            depth=depth,
-            mem_len=mem_len,
-            seq_len=seq_len,
-            heads=heads,
-            dim_head=dim_head,
-            kv_heads=kv_heads,
-            attn_dropout=attn_dropout,
-            ff_dropout=ff_dropout,
-            keep_last_hidden=keep_last_hidden,
-            norm_memory=norm_memory,
-            position=position,
-        )
+        self.config = FeedbackConfig.from_dict(hyperparameters)
         self.stack = Stack(self.config)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(self.config.dim) if self.config.norm == "pre" else nn.Identity()
         self.implementation = implementation
         self.recompute = recompute
 
@@ -88,14 +70,14 @@ class FeedbackDecoder(nn.Module):
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., return_memory: Literal[False] = ..., *, mask: Tensor | None = ...,
-        reset: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
     ) -> Tensor: ...  # fmt: skip
 
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., *, return_memory: Literal[True], mask: Tensor | None = ...,
-        reset: Tensor | None = ...,
-    ) -> tuple[Tensor, Memory]: ...  # fmt: skip
+        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
+    ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
     def forward(
         self,
@@ -105,19 +87,23 @@ class FeedbackDecoder(nn.Module):
         *,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Memory]:
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, AnyMemory]:
         """Embeddings to states.
 
         Args:
             x: (B, T, D).
-            memory: what an earlier call returned, or a pair of keys and values (B, n, G*E); None starts afresh.
+            memory: what an earlier call returned, or a pair of keys and values (B, n, K*G*E); None starts afresh.
             return_memory: return the memory after x too.
             mask: (B, T) bool, True at a real token. A padded token is as if it were not there; the state at its
                 place means nothing.
             reset: (B, T) bool, True where a new document starts: nothing before it is visible to it or after.
+            context: (B, N, C), what every token also attends to; for models with a `context_dim`, and only for them.
+            context_mask: (B, N) bool, True at what is seen of the context; None: all of it.
 
         Returns:
-            states (B, T, D), or the pair of states and Memory.
+            states (B, T, D), or the pair of states and memory.
 
         Raises:
             InputError: a shape, type or device does not fit.
@@ -126,25 +112,67 @@ class FeedbackDecoder(nn.Module):
             raise InputError(
                 f"x is {x.dtype} {tuple(x.shape)}; it must be floating point (batch, time >= 1, dim={self.config.dim})"
             )
-        past = as_memory(memory, x, self.config)
-        if mask is None and reset is None and past.lengths is None:
-            states, keys, values = self._walk(x, past, None)
-            left = newest(keys, values, self.config.mem_len)
-        else:
+        check_context(x, context, context_mask, self.config)
+        past = self._filled(as_memory(memory, x, self.config))
+        alignment = None
+        if mask is not None or reset is not None or past.lengths is not None:
             alignment = self._align(x, past, mask, reset)
-            states, keys, values = self._walk(alignment.scatter(x), past, alignment.visibility)
-            states = alignment.gather(states)
-            lengths = alignment.context_length_end.clamp(max=self.config.mem_len)
-            left = newest_of_rows(keys, values, past.keys.shape[1] + alignment.ends, lengths)
-        states = self.norm(states)
+        walked = self._walk(
+            WalkRequest(
+                x if alignment is None else alignment.scatter(x),
+                *self._keys_values(past),
+                None if alignment is None else alignment.visibility,
+                context,
+                context_mask,
+            )
+        )
+        left = self._left(past, walked, alignment)
+        states = self.norm(walked.states if alignment is None else alignment.gather(walked.states))
         return (states, left) if return_memory else states
 
-    def _walk(self, x: Tensor, memory: Memory, visibility: Visibility | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _walk(self, request: WalkRequest) -> Walked:
         if self._implementation == "stepwise":
-            return stepwise(self.stack, x, memory, visibility)
-        return fused(self.stack, x, memory, visibility, recompute=self.recompute)
+            return stepwise(self.stack, request)
+        return fused(self.stack, request, recompute=self.recompute)
 
-    def _align(self, x: Tensor, past: Memory, mask: Tensor | None, reset: Tensor | None) -> Alignment:
+    def _filled(self, past: AnyMemory) -> AnyMemory:
+        """The memory with zero states before it, where it starts with them."""
+        missing = self.config.mem_len - past.tensors[0].shape[1]
+        if self.config.memory_start == "empty" or (not missing and past.lengths is None):
+            return past
+        filled = []
+        for tensor, blank in zip(past.tensors, self._blank(past), strict=True):
+            filler = blank.to(tensor.dtype).expand(tensor.shape[0], missing, tensor.shape[2])
+            filled.append(torch.cat([filler, tensor], dim=1))
+        return memory_of(filled)
+
+    def _blank(self, like: AnyMemory) -> Sequence[Tensor]:
+        """What a memory like this stores of a zero state, each (1, 1, ...)."""
+        zero = self.stack.layer_weight.new_zeros(1, 1, self.config.dim)
+        return [zero] if isinstance(like, StateMemory) else self.stack.project(zero)
+
+    def _keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
+        return self.stack.project(past.states) if isinstance(past, StateMemory) else (past.keys, past.values)
+
+    def _left(self, past: AnyMemory, walked: Walked, alignment: Alignment | None) -> AnyMemory:
+        """The memory that is left after a walk."""
+        config = self.config
+        if isinstance(past, StateMemory):
+            assert walked.stored is not None
+            new = walked.stored if config.carry == "state" else self.stack.first_norm(walked.stored)
+            stored = [torch.cat([past.states, new.to(past.states.dtype)], dim=1)]
+        else:
+            assert walked.keys is not None
+            assert walked.values is not None
+            stored = [walked.keys, walked.values]
+        if alignment is None:
+            return newest(stored, config.mem_len)
+        lengths = alignment.context_length_end.clamp(max=config.mem_len)
+        blank = self._blank(past) if config.memory_start == "zeros" else None
+        ends = past.tensors[0].shape[1] + alignment.ends
+        return newest_of_rows(stored, ends, lengths, blank, config.mem_len)
+
+    def _align(self, x: Tensor, past: AnyMemory, mask: Tensor | None, reset: Tensor | None) -> Alignment:
         for name, flags in (("mask", mask), ("reset", reset)):
             if flags is not None and (flags.shape != x.shape[:2] or flags.dtype != torch.bool):
                 raise InputError(
@@ -156,65 +184,38 @@ class FeedbackDecoder(nn.Module):
             reset = torch.zeros_like(mask)
         carried = past.lengths
         if carried is None:
-            carried = torch.full(x.shape[:1], past.keys.shape[1], device=x.device)
+            carried = torch.full(x.shape[:1], past.tensors[0].shape[1], device=x.device)
         return align(mask, reset, carried, self.config.seq_len)
 
 
 class FeedbackTransformer(nn.Module):
     """The Feedback Transformer of arXiv 2002.09402 as `feedback-transformer-pytorch` 0.0.11 defines it: pre-norm,
-    GEGLU, relative position, one key/value projection shared by all layers.
+    GEGLU, relative position, one key/value projection shared by all layers. Hyper-parameters choose its variants.
 
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
         recompute: keep less for the backward pass and recompute it (fused only).
-        The others are those of `FeedbackConfig`. These two can also be set after construction.
+        hyperparameters: those of `FeedbackConfig`, by name.
+
+    `implementation` and `recompute` can also be set after construction.
 
     Raises:
-        InputError: an argument is unknown or out of range.
+        InputError: an argument is unknown, missing or out of range.
     """
 
     def __init__(
-        self,
-        *,
-        num_tokens: int,
-        dim: int,
-        depth: int,
-        mem_len: int,
-        seq_len: int = 2,
-        heads: int = 8,
-        dim_head: int = 64,
-        attn_dropout: float = 0.0,
-        ff_dropout: float = 0.0,
-        keep_last_hidden: bool = False,
-        norm_memory: bool = False,
-        kv_heads: int | None = None,
-        position: Position = "t5",
-        implementation: Implementation = "auto",
-        recompute: bool = False,
-        **unknown: object,
+        self, *, implementation: Implementation = "auto", recompute: bool = False, **hyperparameters: Any
     ) -> None:
         super().__init__()
+        self.config = FeedbackConfig.from_dict(hyperparameters)
+        if self.config.num_tokens is None:
+            raise InputError("num_tokens is missing; a FeedbackTransformer needs the size of its vocabulary")
         self.decoder = FeedbackDecoder(
-            dim=dim,
-            depth=depth,
-            mem_len=mem_len,
-            seq_len=seq_len,
-            heads=heads,
-            dim_head=dim_head,
-            kv_heads=kv_heads,
-            attn_dropout=attn_dropout,
-            ff_dropout=ff_dropout,
-            keep_last_hidden=keep_last_hidden,
-            norm_memory=norm_memory,
-            position=position,
-            implementation=implementation,
-            recompute=recompute,
-            **unknown,
+            implementation=implementation, recompute=recompute, **self.config.to_dict() | {"num_tokens": None}
         )
-        self.config = dataclasses.replace(self.decoder.config, num_tokens=num_tokens)
-        self.token_emb = nn.Embedding(num_tokens, dim)
-        self.to_logits = nn.Linear(dim, num_tokens)
+        self.token_emb = nn.Embedding(self.config.num_tokens, self.config.dim)
+        self.to_logits = nn.Linear(self.config.dim, self.config.num_tokens)
 
     # The attributes of version 0.0.11.
 
@@ -239,11 +240,11 @@ class FeedbackTransformer(nn.Module):
     @property
     def keep_last_hidden(self) -> bool:
         """Whether the memory stores the top layer instead of the mix; it can be set."""
-        return self.config.keep_last_hidden
+        return self.config.stored in ("top", self.config.depth)
 
     @keep_last_hidden.setter
     def keep_last_hidden(self, value: bool) -> None:
-        self._configure(keep_last_hidden=value)
+        self._configure(stored="top" if value else "mix")
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -281,9 +282,12 @@ class FeedbackTransformer(nn.Module):
         cls, config: FeedbackConfig, *, implementation: Implementation = "auto", recompute: bool = False
     ) -> Self:
         """A freshly initialised model with these hyper-parameters."""
-        if config.num_tokens is None:
-            raise InputError("num_tokens is None; a FeedbackTransformer needs the size of its vocabulary")
         return cls(**config.to_dict(), implementation=implementation, recompute=recompute)
+
+    def span_loss(self) -> Tensor:
+        """The sum over the layers of their heads' mean adaptive spans, in tokens: a number (), to be added to the loss
+        times a small coefficient. Zero without adaptive spans."""
+        return self.decoder.stack.span_loss()
 
     @property
     def implementation(self) -> Implementation:
@@ -306,14 +310,14 @@ class FeedbackTransformer(nn.Module):
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., return_memory: Literal[False] = ..., *, mask: Tensor | None = ...,
-        reset: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
     ) -> Tensor: ...  # fmt: skip
 
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., *, return_memory: Literal[True], mask: Tensor | None = ...,
-        reset: Tensor | None = ...,
-    ) -> tuple[Tensor, Memory]: ...  # fmt: skip
+        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
+    ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
     def forward(
         self,
@@ -323,21 +327,31 @@ class FeedbackTransformer(nn.Module):
         *,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Memory]:
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, AnyMemory]:
         """Tokens to logits.
 
         Args:
             x: (B, T) whole numbers in [0, V).
-            memory, return_memory, mask, reset: as in `FeedbackDecoder.forward`.
+            memory, return_memory, mask, reset, context, context_mask: as in `FeedbackDecoder.forward`.
 
         Returns:
-            logits (B, T, V), or the pair of logits and Memory.
+            logits (B, T, V), or the pair of logits and memory.
 
         Raises:
             InputError: a token is out of range, or a shape, type or device does not fit.
         """
         check_tokens(x, self.token_emb.num_embeddings)
-        states, left = self.decoder(self.token_emb(x), memory, return_memory=True, mask=mask, reset=reset)
+        states, left = self.decoder(
+            self.token_emb(x),
+            memory,
+            return_memory=True,
+            mask=mask,
+            reset=reset,
+            context=context,
+            context_mask=context_mask,
+        )
         logits = self.to_logits(states)
         return (logits, left) if return_memory else logits
 
@@ -349,6 +363,28 @@ class FeedbackTransformer(nn.Module):
                 "feedback_transformer_pytorch.from_reference(state_dict, seq_len=..., mem_len=..., heads=...)"
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
+
+
+for _cls in (FeedbackDecoder, FeedbackTransformer):
+    _takes_hyperparameters(_cls)
+
+
+def check_context(x: Tensor, context: Tensor | None, mask: Tensor | None, config: FeedbackConfig) -> None:
+    """Raises InputError unless there is a context if and only if the model has one, and its shapes fit x (B, T, D)."""
+    if config.context_dim is None:
+        if context is not None or mask is not None:
+            raise InputError("context is given, but the model has none; build it with context_dim=C for a context")
+        return
+    if context is None:
+        raise InputError(f"context is missing; this model attends to one (batch, N >= 1, {config.context_dim})")
+    if context.ndim != 3 or context.shape[0] != x.shape[0] or context.shape[2] != config.context_dim:
+        raise InputError(
+            f"context is {tuple(context.shape)}; it must be (batch={x.shape[0]}, N >= 1, {config.context_dim})"
+        )
+    if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+        raise InputError(
+            f"context_mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {tuple(context.shape[:2])}"
+        )
 
 
 def check_tokens(x: Tensor, num_tokens: int) -> None:

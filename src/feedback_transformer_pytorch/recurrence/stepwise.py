@@ -9,49 +9,59 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..layers import Context
-from ..memory import Memory
-from ..segments import Visibility
+from ..layers import ContextView, MemoryView
+from .mask import AttentionMask, attention_mask
+from .request import Walked, WalkRequest
 from .stack import Stack
-from .window import view
 
 
-def stepwise(
-    stack: Stack, x: Tensor, memory: Memory, visibility: Visibility | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Walks x through time.
-
-    Args:
-        stack: the parameters.
-        x: (B, T, D), embeddings; segments of S tokens, the last may be shorter.
-        memory: n <= M slots that precede x.
-        visibility: None when every row sees every slot.
-
-    Returns:
-        states (B, T, D) of the top layer, and the keys and values (B, n+T, G*E) of the memory and of all tokens.
-    """
-    config = stack.config
-    by_distance = stack.position(config.mem_len + config.seq_len)
-    keys, values, tops = [memory.keys], [memory.values], []
-    window_keys, window_values = memory
+def stepwise(stack: Stack, request: WalkRequest) -> Walked:
+    """Walks a sequence through time."""
+    config, x = stack.config, request.x
+    terms = stack.position(config.mem_len + config.seq_len)
+    contexts = _contexts(stack, request)
+    keys, values = request.keys, request.values
+    tops, all_keys, all_values, all_stored = [], [keys], [values], []
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
-        slots, length = window_keys.shape[1], state.shape[1]
-        seen = view(config, slots, slots, segment, length, visibility, x.device)
-        context = Context(
-            keys=window_keys.unflatten(-1, (-1, config.dim_head)),
-            values=window_values.unflatten(-1, (-1, config.dim_head)),
-            local=length > 1,
-            bias=seen.bias(by_distance.bias),
-            vectors=None if by_distance.vectors is None else by_distance.vectors[seen.distance],
-            has_keys=seen.has_keys,
-        )
+        slots, length = keys.shape[1], state.shape[1]
+        mask = attention_mask(config, slots, slots, segment, length, request.visibility, x.device)
+        seen = _blanked(stack, keys, values, mask)
         states = [state]
-        for block in stack.layers:
-            states.append(block(states[-1], context, stack.to_kv))
-        tops.append(states[-1])
-        new_keys, new_values = stack.to_kv(stack.mix(states)).chunk(2, dim=-1)
-        keys.append(new_keys)
-        values.append(new_values)
-        window_keys = torch.cat([window_keys, new_keys], dim=1)[:, -config.mem_len :]
-        window_values = torch.cat([window_values, new_values], dim=1)[:, -config.mem_len :]
-    return torch.cat(tops, dim=1), torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        for layer, block in enumerate(stack.blocks):
+            bank = min(layer, config.banks - 1)
+            to_kv = stack.to_kv if stack.to_kv is not None else block.attention.to_kv
+            memory = MemoryView(
+                *(tensor.unflatten(-1, (config.banks, -1, config.dim_head))[:, :, bank] for tensor in seen),
+                to_kv=to_kv if length > 1 else None,
+                distance=mask.distance,
+                masked=mask.masked,
+                terms=terms,
+                has_keys=mask.has_keys,
+            )
+            states.append(block(states[-1], memory, contexts[layer], stack.norm))
+        stored = stack.mix(states)
+        new_keys, new_values = stack.project(stored)
+        keys = torch.cat([keys, new_keys], dim=1)[:, -config.mem_len :]
+        values = torch.cat([values, new_values], dim=1)[:, -config.mem_len :]
+        for row, part in zip(
+            (tops, all_keys, all_values, all_stored), (states[-1], new_keys, new_values, stored), strict=True
+        ):
+            row.append(part)
+    return Walked(*(torch.cat(row, dim=1) for row in (tops, all_keys, all_values, all_stored)))
+
+
+def _contexts(stack: Stack, request: WalkRequest) -> list[ContextView | None]:
+    """What each layer sees of the context: its keys and values are made once."""
+    if request.context is None:
+        return [None] * stack.config.depth
+    pairs = [block.cross_attention.project(request.context) for block in stack.blocks]
+    return [ContextView(keys, values, request.context_mask) for keys, values in pairs]
+
+
+def _blanked(stack: Stack, keys: Tensor, values: Tensor, mask: AttentionMask) -> tuple[Tensor, Tensor]:
+    """Keys and values, those of a zero state where a slot is blank."""
+    if mask.blank is None:
+        return keys, values
+    zero = stack.project(stack.layer_weight.new_zeros(1, 1, stack.config.dim))
+    blank = mask.blank.transpose(1, 2)
+    return torch.where(blank, zero[0], keys), torch.where(blank, zero[1], values)

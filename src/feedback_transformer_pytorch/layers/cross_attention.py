@@ -1,0 +1,43 @@
+"""Attention over a context that does not change in time, as in the decoder of a translation model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import FeedbackConfig
+from .attention import dropout_mask, masked_score
+from .sublayer import ContextView, MemoryView, Sublayer
+
+
+class CrossAttention(Sublayer):
+    """Attention of every token over the context, with projections of the layer's own."""
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        super().__init__(config)
+        assert config.context_dim is not None
+        self.dim_head, self.dropout = config.dim_head, config.attn_dropout
+        inner = config.heads * config.dim_head
+        self.to_q = nn.Linear(config.dim, inner, bias=False)
+        self.to_kv = nn.Linear(config.context_dim, 2 * config.kv_dim, bias=False)
+        self.to_out = nn.Linear(inner, config.dim, bias=config.output_bias)
+
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The context (B, N, C) to keys and values (B, N, G, E)."""
+        keys, values = self.to_kv(context).unflatten(-1, (2, -1, self.dim_head)).unbind(2)
+        return keys, values
+
+    def forward(self, x: Tensor, memory: MemoryView, context: ContextView | None = None) -> Tensor:
+        """(B, S, D) to (B, S, D)."""
+        assert context is not None
+        q = self.to_q(x) * self.dim_head**-0.5
+        q = q.unflatten(-1, (context.keys.shape[2], -1, self.dim_head))  # (B, S, G, H/G, E)
+        scores = torch.einsum("bsgre,bnge->bgrsn", q, context.keys)
+        if context.mask is not None:
+            scores = scores.masked_fill(~context.mask[:, None, None, None], masked_score(scores.dtype))
+        probabilities = scores.softmax(-1)
+        if self.training and self.dropout:
+            probabilities = probabilities * dropout_mask(probabilities, self.dropout)
+        out = torch.einsum("bgrsn,bnge->bsgre", probabilities, context.values)
+        projected: Tensor = self.to_out(out.flatten(2))
+        return projected

@@ -1,0 +1,43 @@
+"""What is asked of a walk, and what it gives: the same for every way to compute it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..segments import Visibility
+
+
+class WalkRequest(NamedTuple):
+    """A sequence to walk.
+
+    Attributes:
+        x: (B, T, D), embeddings; segments of S tokens, the last may be shorter.
+        keys, values: (B, n, K*G*E), of the n <= M slots that precede x, bank by bank.
+        visibility: None when every row sees every slot.
+        context: (B, N, C), what every token also attends to; None for none.
+        context_mask: (B, N) bool, True at what is seen of it; None when all is.
+    """
+
+    x: Tensor
+    keys: Tensor
+    values: Tensor
+    visibility: Visibility | None = None
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
+
+
+class Walked(NamedTuple):
+    """The result of a walk.
+
+    Attributes:
+        states: (B, T, D), of the top layer.
+        keys, values: (B, n + T, K*G*E), of the carried slots and then of all tokens. None where states are carried.
+        stored: (B, T, D), the states that the memory stored. None where keys are carried.
+    """
+
+    states: Tensor
+    keys: Tensor | None
+    values: Tensor | None
+    stored: Tensor | None
