@@ -108,16 +108,21 @@ def test_too_many_rows_are_left_to_the_matrix_library(monkeypatch: pytest.Monkey
 
 
 @needs_kernel
-@pytest.mark.parametrize("name", ["Model", "Block", "Forward", "Backward"])
-def test_structures_have_the_same_size_on_both_sides(name: str) -> None:
-    size = getattr(library(), f"size_of_{name.lower()}")()
+@pytest.mark.parametrize(
+    ("name", "kernel_name"),
+    [("Model", "model"), ("Block", "layer_weights"), ("Forward", "forward"), ("Backward", "backward")],
+)
+def test_structures_have_the_same_size_on_both_sides(name: str, kernel_name: str) -> None:
+    size = getattr(library(), f"size_of_{kernel_name}")()
     assert size == ctypes.sizeof(getattr(structures, name))
 
 
 @pytest.mark.parametrize("name", ["Linear", "Norm", "Block", "Model", "Segment", "Forward", "Backward"])
 def test_structures_have_the_same_fields_on_both_sides(name: str) -> None:
     """In the same order: fields of one size in another order would go unseen."""
-    body = re.search(rf"struct {name} {{\n(.*?)\n(?:\n    Index inner.*?)?}};", SOURCE.read_text(), re.DOTALL)
+    kernel_name = "LayerWeights" if name == "Block" else name
+    source = SOURCE.with_name("structures.h").read_text()
+    body = re.search(rf"struct {kernel_name} {{\n(.*?)\n(?:\n    Index inner.*?)?}};", source, re.DOTALL)
     assert body
     declarations = re.sub(r"//.*", "", body[1]).split(";")[:-1]
     fields = [field.split()[-1].lstrip("*") for declaration in declarations for field in _declared(declaration)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .command import run
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
+SOURCE = Path(__file__).parent / "source" / "interface.cpp"  # it includes the headers of its folder
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 SECONDS_TO_ANSWER = 30
 SECONDS_TO_COMPILE = 300
@@ -46,7 +46,9 @@ def build_key(compiler: list[str]) -> str:
     """
     # What the compiler predefines names its version and, for "native", what the processor can do.
     predefined = run([*compiler, *_flags(), "-dM", "-E", "-x", "c++", os.devnull], SECONDS_TO_ANSWER)
-    parts = (SOURCE.read_text("utf-8"), *_flags(), predefined, *platform.libc_ver())
+    files = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    texts = [f"{file.name}\n{file.read_text('utf-8')}" for file in files]
+    parts = (*texts, *_flags(), predefined, *platform.libc_ver())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

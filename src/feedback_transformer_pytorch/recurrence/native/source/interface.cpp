@@ -1,0 +1,51 @@
+// The functions that Python calls through ctypes. This is the kernel's only translation unit; the rest is in headers.
+//
+// The kernel walks a segment through all layers in one call, forward or backward, on a CPU. It computes the same as
+// `sublayers.py` and is independent of torch. It needs OpenMP, and the vector extensions of GCC or Clang.
+
+#include <cstdint>
+
+#include "backward.h"
+#include "forward.h"
+#include "key_value_gradient.h"
+#include "numbers.h"
+#include "pack.h"
+#include "packed_products.h"
+#include "structures.h"
+#include "team.h"
+
+#define EXPORT(NAME, WEIGHT, REAL)                                                                        \
+    extern "C" int64_t panel_##NAME() { return kPanel<REAL>; }                                            \
+    extern "C" void pack_##NAME(const REAL* from, Index out, Index in, Index out_stride, Index in_stride, \
+                                double scale, WEIGHT* to, Index threads) {                                \
+        pack<WEIGHT, REAL>(from, out, in, out_stride, in_stride, scale, to, threads);                     \
+    }                                                                                                     \
+    extern "C" void forward_##NAME(const Model<REAL>* model, const Forward<REAL>* step) {                 \
+        in_team(model->threads, [=](const Team& team) { forward<WEIGHT, REAL>(team, *model, *step); });   \
+    }                                                                                                     \
+    extern "C" void backward_##NAME(const Model<REAL>* model, const Backward<REAL>* step) {               \
+        in_team(model->threads, [=](const Team& team) { backward<WEIGHT, REAL>(team, *model, *step); });  \
+    }                                                                                                     \
+    extern "C" void end_block_##NAME(const Model<REAL>* model, const Backward<REAL>* step) {              \
+        in_team(model->threads, [=](const Team& team) { end_block<REAL>(team, *model, *step); });         \
+    }
+
+EXPORT(float32, float, float)
+EXPORT(float64, double, double)
+EXPORT(bfloat16, Bf16, float)
+
+#if defined(__AVX512BF16__)
+EXPORT(bfloat16_pairs, Bf16Pair, float)
+extern "C" Index multiplies_bf16() { return 1; }
+#else
+extern "C" Index multiplies_bf16() { return 0; }
+#endif
+
+extern "C" Index most_rows() { return kMostRows; }
+extern "C" Index bytes_to_stream() { return kBytesToStream; }
+
+// A test compares these with Python's structures.
+extern "C" Index size_of_model() { return sizeof(Model<float>); }
+extern "C" Index size_of_layer_weights() { return sizeof(LayerWeights<float>); }
+extern "C" Index size_of_forward() { return sizeof(Forward<float>); }
+extern "C" Index size_of_backward() { return sizeof(Backward<float>); }
