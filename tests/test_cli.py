@@ -17,10 +17,11 @@ import torch
 import yaml
 
 from feedback_transformer_pytorch import cli, files
-from feedback_transformer_pytorch.training import checkpoint, loop
+from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.options import TrainOptions
-from feedback_transformer_pytorch.training.run import Run
-from feedback_transformer_pytorch.training.trainer import Step
+from feedback_transformer_pytorch.training.saving import checkpoint
+from feedback_transformer_pytorch.training.saving.run import Run
+from feedback_transformer_pytorch.training.updates.trainer import Step
 
 SMALL = [
     *("--dim=16", "--depth=2", "--heads=2", "--dim-head=8", "--seq-len=4", "--mem-len=16"),

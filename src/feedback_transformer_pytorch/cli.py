@@ -81,7 +81,7 @@ def evaluate(options: EvalOptions) -> int:
 def generate(options: GenerateOptions) -> int:
     """Prints the prompt and its continuation as it comes."""
     from .training.commands import write_text
-    from .training.progress import printable
+    from .training.reporting.progress import printable
 
     shown = printable if sys.stdout.isatty() else str
     for text in write_text(options):
@@ -207,7 +207,7 @@ def _settings_first(arguments: list[str]) -> list[str]:
 
 def _check_run(path: str) -> None:
     """Says what is wrong with the configuration of a run, better than jsonargparse would."""
-    from .training.run import Run
+    from .training.saving.run import Run
 
     Run.open(path)
 

@@ -12,8 +12,8 @@ from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
-from feedback_transformer_pytorch.training.run import Run
-from feedback_transformer_pytorch.training.trainer import Step
+from feedback_transformer_pytorch.training.saving.run import Run
+from feedback_transformer_pytorch.training.updates.trainer import Step
 
 TIMES = {"seconds", "tokens_per_second", "peak_memory_bytes"}
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from ..errors import InputError, MissingExtraError
 from .documents import read_pieces
-from .streams import Tokens
-from .tokenizer import ByteStreamDecoder, to_bytes
+from .tokenizer import ByteStreamDecoder, Tokens, to_bytes
 
 _SHOWN_BYTES = 30
 

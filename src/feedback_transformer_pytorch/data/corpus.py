@@ -12,9 +12,8 @@ from pathlib import Path
 from ..errors import InputError
 from .standard_library import standard_library_text
 from .store import Progress, tokenize
-from .streams import Tokens
 from .text import Text, encode_text
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, Tokens
 
 HELDOUT_DIVISOR = 20  # of every so many tokens one is held out
 HELDOUT_LIMIT = 1_000_000  # bytes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .curriculum import Stage
+from .tokenizer import Tokens
 
-Tokens = npt.NDArray[np.integer[Any]]
+
+class Stage(NamedTuple):
+    """From update `first` on, counted from 0, blocks of `block_len` tokens."""
+
+    first: int
+    block_len: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,30 @@ class Streams:
             found = slice(*np.searchsorted(self._documents, (first, first + block_len)))
             reset[row, torch.from_numpy(self._documents[found] - first)] = True
         return reset if reset.any() else None
+
+
+def stages(block_len: int, first_block_len: int | None = None, curriculum_updates: int = 0) -> list[Stage]:
+    """The stages of a run whose last has blocks of `block_len`.
+
+    With `first_block_len`, blocks double from there, each stage an equal part of the first `curriculum_updates`.
+
+    Raises:
+        InputError: `first_block_len` is not below `block_len`, or there are fewer updates than stages.
+    """
+    if first_block_len is None:
+        return [Stage(0, block_len)]
+    if not 1 <= first_block_len < block_len:
+        raise InputError(f"--first-block-len is {first_block_len}; it must be below --block-len {block_len}")
+    lengths = [first_block_len]
+    while 2 * lengths[-1] < block_len:
+        lengths.append(2 * lengths[-1])
+    if curriculum_updates < len(lengths):
+        raise InputError(
+            f"--curriculum-updates is {curriculum_updates}; to double blocks from --first-block-len {first_block_len} "
+            f"to --block-len {block_len} it must be at least {len(lengths)}"
+        )
+    found = [Stage(curriculum_updates * place // len(lengths), length) for place, length in enumerate(lengths)]
+    return [*found, Stage(curriculum_updates, block_len)]
 
 
 def _check_tokens(tokens: Tokens) -> None:

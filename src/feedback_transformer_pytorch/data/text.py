@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .documents import Piece
-from .streams import Tokens
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, Tokens
 
 _VERSION = 1  # raise it when the same pieces and tokenizer come to make other tokens
 

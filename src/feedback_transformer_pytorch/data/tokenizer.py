@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .streams import Tokens
+
+Tokens = npt.NDArray[np.integer[Any]]
 
 
 class StreamDecoder(Protocol):

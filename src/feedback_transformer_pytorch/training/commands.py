@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import default_cache, tokenize, train_bpe, xz_bits_per_byte
+from ..data import default_cache, tokenize, train_bpe
 from ..errors import InputError, MissingExtraError
 from ..files import write_whole
 from ..generation import generate
-from .evaluate import bits_per_byte
+from .evaluation.bits_per_byte import bits_per_byte
+from .evaluation.xz import xz_bits_per_byte
 from .options import EvalOptions, GenerateOptions, PlotOptions, TokenizerOptions
-from .plots import comparison_png
-from .run import Run
+from .reporting.plots import comparison_png
+from .saving.run import Run
 
 try:
     from rich.console import Console

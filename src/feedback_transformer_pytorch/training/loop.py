@@ -10,24 +10,24 @@ from typing import Any
 
 import torch
 
-from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus
-from ..data.curriculum import stages
+from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
 from ..errors import InputError
 from ..files import write_whole
-from .architectures import LanguageModel, build_model
-from .checkpoint import Checkpoint
-from .initialisation import start_from
+from .evaluation.validation import Validation
+from .evaluation.xz import XzFigures
 from .interrupt import Stopped, StopRequest
-from .meter import Meter
+from .models.architectures import LanguageModel, build_model
+from .models.initialisation import start_from
 from .options import TrainOptions
-from .plots import curves_png
 from .processes import Processes
-from .progress import TrainingProgress, describe_xz
-from .run import Run, find
-from .saver import Fingerprints, Saver, newest
-from .trackers import Trackers, check_installed
-from .trainer import Trainer
-from .validation import Validation, XzFigures
+from .reporting.meter import Meter
+from .reporting.plots import curves_png
+from .reporting.progress import TrainingProgress
+from .reporting.trackers import Trackers, check_installed
+from .saving.checkpoint import Checkpoint
+from .saving.run import Run, find
+from .saving.saver import Fingerprints, Saver, newest
+from .updates.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _begin(
     elif processes.main_rank_first(run.drop_metrics):
         progress.say(f"{run.path} has no checkpoint: training begins anew")
     xz = processes.main_rank_first(validation.xz)
-    progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")
+    progress.say(f"held-out text in bits/byte: {xz}")
     processes.main_rank_first(lambda: run.log({"kind": "xz", **asdict(xz)}))
     return xz
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from ..data.curriculum import stages
+from ..data import stages
 from ..errors import InputError
 from ..model import Implementation
 
