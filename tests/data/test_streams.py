@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from feedback_transformer_pytorch.data import Block, Stage, Streams, stages
+from feedback_transformer_pytorch.data import Stage, Streams, TokenBlock, stages
 from feedback_transformer_pytorch.errors import InputError
 
 UPDATES = 20
@@ -117,11 +117,11 @@ def test_groups_are_the_block_in_order(case: Case, groups: int, streams: int) ->
         assert_together(found, block)
 
 
-def flags(block: Block) -> Tensor:
+def flags(block: TokenBlock) -> Tensor:
     return torch.zeros_like(block.inputs, dtype=torch.bool) if block.reset is None else block.reset
 
 
-def assert_together(parts: Sequence[Block], whole: Block) -> None:
+def assert_together(parts: Sequence[TokenBlock], whole: TokenBlock) -> None:
     assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
     assert torch.equal(torch.cat([flags(part) for part in parts]), flags(whole))

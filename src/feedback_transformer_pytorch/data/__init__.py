@@ -12,9 +12,9 @@ from .standard_library import standard_library_text as standard_library_text
 from .store import Progress as Progress
 from .store import default_cache as default_cache
 from .store import tokenize as tokenize
-from .streams import Block as Block
 from .streams import Stage as Stage
 from .streams import Streams as Streams
+from .streams import TokenBlock as TokenBlock
 from .streams import stages as stages
 from .text import Text as Text
 from .text import encode_text as encode_text

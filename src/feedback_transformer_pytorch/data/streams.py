@@ -26,7 +26,7 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Block:
+class TokenBlock:
     """The tokens of one update.
 
     Attributes:
@@ -41,11 +41,11 @@ class Block:
     restarts: bool
     reset: Tensor | None = None
 
-    def groups(self, count: int) -> list[Block]:
+    def groups(self, count: int) -> list[TokenBlock]:
         """The block in `count` parts of equally many streams, in order."""
         resets = [None] * count if self.reset is None else self.reset.chunk(count)
         return [
-            Block(inputs, targets, self.restarts, None if reset is None or not reset.any() else reset)
+            TokenBlock(inputs, targets, self.restarts, None if reset is None or not reset.any() else reset)
             for inputs, targets, reset in zip(self.inputs.chunk(count), self.targets.chunk(count), resets, strict=True)
         ]
 
@@ -103,7 +103,7 @@ class Streams:
             start, block_len = self._place(stage.first - 1)
             self._starts.append(start + block_len)
 
-    def block(self, update: int) -> Block:
+    def block(self, update: int) -> TokenBlock:
         """Return the block of `update`, counted from 0: tokens of each stream, the last one as a target only."""
         start, block_len = self._place(update)
         window = self._streams[self.rows.start : self.rows.stop, start : start + block_len + 1]
@@ -170,9 +170,9 @@ def _check_tokens(tokens: Tokens) -> None:
         raise InputError(f"tokens have shape {tokens.shape} and type {tokens.dtype}; give integers in one dimension")
 
 
-def _block(window: Tokens, *, restarts: bool, reset: Tensor | None = None) -> Block:
+def _block(window: Tokens, *, restarts: bool, reset: Tensor | None = None) -> TokenBlock:
     """Split a (B, T + 1) window into inputs and targets, each in memory of its own."""
-    return Block(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts, reset)
+    return TokenBlock(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts, reset)
 
 
 def _to_tensor(tokens: Tokens) -> Tensor:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from ...data import Block, Streams
+from ...data import Streams, TokenBlock
 from ...model import FeedbackTransformer
 from ...recurrence import describe_walk
 from ..models.architectures import LanguageModel
@@ -219,7 +219,7 @@ class Trainer:
             group["lr"] = lr
         return lr
 
-    def _read(self, block: Block, memory: Carried | None) -> tuple[Tensor, Carried]:
+    def _read(self, block: TokenBlock, memory: Carried | None) -> tuple[Tensor, Carried]:
         """The loss of a block in nats per token, and the memory after it."""
         device = self._processes.device
         reset = {} if block.reset is None else {"reset": block.reset.to(device)}
