@@ -64,28 +64,28 @@ def test_a_feedback_model_takes_what_a_baseline_has(options: TrainOptions, sourc
         (
             {"model": "parallel"},
             {},
-            "a ParallelTransformer cannot start from this FeedbackTransformer: layers.0.norm.weight is (16,) here "
-            "and missing in the source; ",
+            "a ParallelTransformer cannot start from this FeedbackTransformer: layers.0.norm.weight is (16,) in the "
+            "new model and missing in the source; ",
         ),
         (
             {"model": "parallel"},
             {"model": "parallel", "dim": 8},
-            "token_emb.weight is (11, 16) here and (11, 8) in the source",
+            "token_emb.weight is (11, 16) in the new model and (11, 8) in the source",
         ),
         (
             {},
             {"model": "parallel", "kv_heads": 1},
-            "decoder.stack.to_kv.weight is (32, 16) here and (16, 16) in the source",
+            "decoder.stack.to_kv.weight is (32, 16) in the new model and (16, 16) in the source",
         ),
         (
             {"depth": 3},
             {"model": "parallel"},
-            "decoder.stack.layers.2.attention.norm.weight is (16,) here and missing in the source",
+            "decoder.stack.layers.2.attention.norm.weight is (16,) in the new model and missing in the source",
         ),
         (
             {},
             {"model": "parallel", "depth": 3},
-            "decoder.stack.layers.2.attention.norm.weight is missing here and (16,) in the source",
+            "decoder.stack.layers.2.attention.norm.weight is missing in the new model and (16,) in the source",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_each_run_changes_the_comparison() -> None:
 @pytest.mark.parametrize("x", ["tokens", "seconds"])
 def test_a_run_without_what_to_draw_over_is_named(x: Literal["tokens", "seconds"]) -> None:
     runs = [("new", metrics()), ("old", without(x, metrics()))]
-    with pytest.raises(InputError, match=f"^old: a line of metrics.jsonl has no number as '{x}'; mend or delete it$"):
+    with pytest.raises(InputError, match=f"^old: a line of metrics.jsonl has no number as '{x}'; fix or delete it$"):
         comparison_png(runs, x=x)
     assert comparison_png(runs, x="update").startswith(PNG)
 

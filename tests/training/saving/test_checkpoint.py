@@ -81,7 +81,7 @@ def test_a_file_that_is_cut_short_is_named(checkpoints: Checkpoints, name: str) 
 
 def test_a_renamed_folder_is_refused(checkpoints: Checkpoints) -> None:
     checkpoints.folder(5).rename(checkpoints.folder(6))
-    with pytest.raises(InputError, match="is of update 5; put the folder back under its own name"):
+    with pytest.raises(InputError, match="belongs to update 5; give the folder its own name back"):
         checkpoints.load(6)
 
 
@@ -98,7 +98,7 @@ def test_nothing_outside_the_folder_is_read(checkpoints: Checkpoints, name: str)
 
 def test_another_format_is_refused(checkpoints: Checkpoints) -> None:
     change_manifest(checkpoints, format=2)
-    with pytest.raises(InputError, match="is of format 2; this version reads format 1"):
+    with pytest.raises(InputError, match="has format 2; this version reads format 1"):
         checkpoints.load(5)
 
 

@@ -48,7 +48,7 @@ def test_metrics_are_cut_where_the_checkpoint_was(run: Run) -> None:
     run.log({"kind": "train", "update": 1})
     so_far = run.metrics_so_far()
     run.log({"kind": "train", "update": 2})
-    run.cut_metrics(so_far, 1)
+    run.truncate_metrics(so_far, 1)
     assert [record["update"] for record in run.metrics()] == [1]
 
 
@@ -57,7 +57,7 @@ def test_a_validation_that_was_made_up_for_stays(run: Run) -> None:
     so_far = run.metrics_so_far()
     run.log({"kind": "validation", "update": 4, "bits_per_byte": 2.0})
     run.log({"kind": "train", "update": 5})
-    run.cut_metrics(so_far, 4)
+    run.truncate_metrics(so_far, 4)
     assert [(record["kind"], record["update"]) for record in run.metrics()] == [("train", 4), ("validation", 4)]
     assert run.validated() == {4: 2.0}
 
@@ -67,12 +67,14 @@ def test_metrics_that_are_not_as_they_were_are_named(run: Run) -> None:
     so_far = run.metrics_so_far()
     path = run.path / "metrics.jsonl"
     path.write_bytes(path.read_bytes().replace(b"1", b"2"))
-    with pytest.raises(InputError, match="metrics.jsonl is damaged: its first 31 bytes are not those"):
-        run.cut_metrics(so_far, 1)
+    with pytest.raises(
+        InputError, match="metrics.jsonl is damaged: its first 31 bytes differ from those at the checkpoint"
+    ):
+        run.truncate_metrics(so_far, 1)
 
 
 def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
-    run.cut_metrics(run.metrics_so_far(), 0)
+    run.truncate_metrics(run.metrics_so_far(), 0)
     assert not run.drop_metrics()
     assert run.metrics() == []
 
@@ -80,7 +82,7 @@ def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
 @pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b"3", b"\xff"])
 def test_a_damaged_line_of_metrics_is_named(run: Run, line: bytes) -> None:
     (run.path / "metrics.jsonl").write_bytes(b'{"kind": "xz"}\n' + line + b"\n")
-    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; mend the line or delete it"):
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; fix the line or delete it"):
         run.metrics()
 
 
@@ -117,11 +119,11 @@ def test_a_run_with_other_options_does_not(
 
 def test_a_place_where_no_run_is_or_can_be_is_refused(options: TrainOptions, tmp_path: Path) -> None:
     assert find(options) is None
-    with pytest.raises(InputError, match="there is no run in .*run to resume; give the directory of one as --out"):
+    with pytest.raises(InputError, match="there is no run in .*run to resume; give the directory of a run as --out"):
         find(dataclasses.replace(options, resume=True))
-    with pytest.raises(InputError, match="is not empty and holds no run; choose another --out"):
+    with pytest.raises(InputError, match="is not empty and does not hold a run; choose another --out"):
         find(dataclasses.replace(options, out=str(tmp_path)))
-    with pytest.raises(InputError, match="is a file; choose another --out"):
+    with pytest.raises(InputError, match="which is a file; give a directory"):
         find(dataclasses.replace(options, out=options.files[0]))
     with pytest.raises(InputError, match="cannot be written: Not a directory"):
         Run.create(dataclasses.replace(options, out=options.files[0] + "/run"), ByteTokenizer())
@@ -144,22 +146,22 @@ def test_another_memory_length_may_be_asked_for(run: Run) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no RUN: it has no config.yaml"):
+    with pytest.raises(InputError, match="is not a RUN directory: it has no config.yaml"):
         Run.open(tmp_path)
-    with pytest.raises(InputError, match="is no RUN: there is no such directory"):
+    with pytest.raises(InputError, match="is not a RUN directory: there is no such directory"):
         Run.open(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (b"{", "is no YAML"),
-        (b"\xff\xfe\x00", "is no YAML"),
-        (b"- a\n- b\n", "holds no options"),
-        (b"", "holds no options"),
+        (b"{", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"- a\n- b\n", "has no options"),
+        (b"", "has no options"),
         (b"dim: wide\n", "--dim is 'wide'; it must be a whole number"),
-        (b"width: 3\n", "'width' is no option"),
-        (b"3: 4\n", "3 is no option"),
+        (b"width: 3\n", "'width' is not an option"),
+        (b"3: 4\n", "3 is not an option"),
     ],
 )
 def test_a_damaged_config_is_named(run: Run, config: bytes, message: str) -> None:

@@ -144,9 +144,21 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
     [
         ("a1", "a1", None),
         (None, None, None),
-        ("a1", None, "was made with the compiled kernel a1, this run uses torch operations: .* not bit for bit$"),
-        (None, "a1", "was made with torch operations, this run uses the compiled kernel a1: .* not bit for bit$"),
-        ("a1", "b2", "was made with the compiled kernel a1, this run uses the compiled kernel b2: .* not bit for bit$"),
+        (
+            "a1",
+            None,
+            "was computed with the compiled kernel a1, and this run uses torch operations: .* not bit for bit$",
+        ),
+        (
+            None,
+            "a1",
+            "was computed with torch operations, and this run uses the compiled kernel a1: .* not bit for bit$",
+        ),
+        (
+            "a1",
+            "b2",
+            "was computed with the compiled kernel a1, and this run uses the compiled kernel b2: .* not bit for bit$",
+        ),
     ],
 )
 def test_a_checkpoint_says_what_walked_time(
@@ -214,7 +226,9 @@ def test_a_checkpoint_of_other_options_is_refused(options: TrainOptions, start: 
     training = start(options)
     training.save_each(1)
     training.run.options = dataclasses.replace(options, lr=0.5)
-    with pytest.raises(InputError, match="00000001 is of another run: its --lr is 0.01, in .*run it is 0.5; put back"):
+    with pytest.raises(
+        InputError, match="00000001 belongs to another run: its --lr is 0.01, in .*run it is 0.5; restore"
+    ):
         newest(training.run)
 
 
@@ -231,7 +245,7 @@ def test_a_checkpoint_that_lacks_something_is_refused(
     checkpoints.keep(set())
     checkpoints.save(dataclasses.replace(checkpoint, state=state), processes)
     second = start(again(options))
-    with pytest.raises(InputError, match=f"00000001 is no checkpoint of this run \\(.*{name}.*\\); delete it"):
+    with pytest.raises(InputError, match=f"00000001 is not a checkpoint of this run \\(.*{name}.*\\); delete it"):
         second.saver.resume(newest(second.run))
 
 
@@ -258,5 +272,5 @@ def test_a_checkpoint_of_other_weights_is_refused(
     model = {**checkpoint.model, "token_emb.weight": torch.zeros(3, 3)}
     checkpoints.save(dataclasses.replace(checkpoint, model=model), processes)
     second = start(again(options))
-    with pytest.raises(InputError, match="00000001 is no checkpoint of this run"):
+    with pytest.raises(InputError, match="00000001 is not a checkpoint of this run"):
         second.saver.resume(newest(second.run))

@@ -8,12 +8,21 @@ from torch import Tensor
 
 from feedback_transformer_pytorch import Memory
 from feedback_transformer_pytorch.baselines import HiddenMemory
-from feedback_transformer_pytorch.training.updates.memories import Carried, emptied, is_finite, join, pack, unpack
+from feedback_transformer_pytorch.training.updates.memories import (
+    CarriedMemory,
+    is_finite,
+    join,
+    pack,
+    unpack,
+    without_slots,
+)
 
 CPU = torch.device("cpu")
 
 
-def random_memory(kind: type[Carried], batch: int, slots: int, *, uneven: bool, dtype: torch.dtype) -> Carried:
+def random_memory(
+    kind: type[CarriedMemory], batch: int, slots: int, *, uneven: bool, dtype: torch.dtype
+) -> CarriedMemory:
     """With `uneven`, streams see different numbers of the slots, but never all of them see all."""
     seen = torch.randint(0, slots + 1, (batch,)).clamp(max=slots - (torch.arange(batch) == 0).int())
     hidden = torch.arange(slots) < slots - seen[:, None] if uneven and slots else None
@@ -26,7 +35,7 @@ def random_memory(kind: type[Carried], batch: int, slots: int, *, uneven: bool, 
 
 
 @st.composite
-def memories(draw: st.DrawFn) -> list[Carried]:
+def memories(draw: st.DrawFn) -> list[CarriedMemory]:
     """Those of one to four groups of equally many streams."""
     torch.manual_seed(draw(st.integers(0, 10_000)))
     kind = draw(st.sampled_from([Memory, HiddenMemory]))
@@ -35,18 +44,18 @@ def memories(draw: st.DrawFn) -> list[Carried]:
     return [random_memory(kind, batch, count, uneven=draw(st.booleans()), dtype=dtype) for count in slots]
 
 
-def tensors(memory: Carried) -> list[Tensor | None]:
+def tensors(memory: CarriedMemory) -> list[Tensor | None]:
     return list(vars(memory).values())
 
 
-def assert_same(memory: Carried, other: Carried) -> None:
+def assert_same(memory: CarriedMemory, other: CarriedMemory) -> None:
     assert type(memory) is type(other)
     for mine, others in zip(tensors(memory), tensors(other), strict=True):
         assert (mine is None) == (others is None)
         assert mine is None or (mine.dtype == others.dtype and torch.equal(mine, others))
 
 
-def seen_by_streams(groups: Sequence[Carried]) -> list[list[Tensor]]:
+def seen_by_streams(groups: Sequence[CarriedMemory]) -> list[list[Tensor]]:
     """What each stream sees of its memory, whatever its group."""
     found = []
     for memory in groups:
@@ -62,13 +71,13 @@ def seen_by_streams(groups: Sequence[Carried]) -> list[list[Tensor]]:
 
 
 @given(groups=memories())
-def test_memories_come_back_bit_for_bit(groups: list[Carried]) -> None:
+def test_memories_come_back_bit_for_bit(groups: list[CarriedMemory]) -> None:
     for memory, unpacked in zip(groups, unpack(pack(groups), len(groups), CPU), strict=True):
         assert_same(memory, unpacked)
 
 
 @given(groups=memories(), data=st.data())
-def test_memories_of_several_processes_join(groups: list[Carried], data: st.DataObject) -> None:
+def test_memories_of_several_processes_join(groups: list[CarriedMemory], data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, len(groups)))
     packs = [pack(part) for part in (groups[:cut], groups[cut:]) if part]
     for memory, unpacked in zip(groups, unpack(join(packs), len(groups), CPU), strict=True):
@@ -76,7 +85,7 @@ def test_memories_of_several_processes_join(groups: list[Carried], data: st.Data
 
 
 @given(groups=memories(), data=st.data())
-def test_other_groups_see_the_same(groups: list[Carried], data: st.DataObject) -> None:
+def test_other_groups_see_the_same(groups: list[CarriedMemory], data: st.DataObject) -> None:
     """As when other processes take the streams over."""
     streams = seen_by_streams(groups)
     count = data.draw(st.sampled_from([n for n in range(1, len(streams) + 1) if len(streams) % n == 0]))
@@ -89,15 +98,15 @@ def test_no_memories_join_to_none() -> None:
 
 
 @given(groups=memories())
-def test_an_emptied_memory_has_the_same_streams_and_no_slots(groups: list[Carried]) -> None:
+def test_an_emptied_memory_has_the_same_streams_and_no_slots(groups: list[CarriedMemory]) -> None:
     nothing = [[tensor[..., :0, :] for tensor in seen] for seen in seen_by_streams(groups)]
-    empty = seen_by_streams([emptied(memory) for memory in groups])
+    empty = seen_by_streams([without_slots(memory) for memory in groups])
     torch.testing.assert_close(empty, nothing)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize(("kind", "name"), [(Memory, "keys"), (Memory, "values"), (HiddenMemory, "states")])
-def test_one_number_that_is_not_finite_is_found(kind: type[Carried], name: str, number: float) -> None:
+def test_one_number_that_is_not_finite_is_found(kind: type[CarriedMemory], name: str, number: float) -> None:
     memory = random_memory(kind, 2, 3, uneven=False, dtype=torch.float32)
     assert is_finite(memory)
     getattr(memory, name)[-1, -1, -1] = number

@@ -1,4 +1,4 @@
-"""Bits per byte of a text under a model that carries its memory from the text's start to its end."""
+"""Bits per byte of a text under a model that carries its memory from the start of the text to its end."""
 
 from __future__ import annotations
 
@@ -27,24 +27,21 @@ def bits_per_byte(
     resets: npt.NDArray[np.bool_] | None = None,
     after_block: Callable[[int], None] | None = None,
 ) -> float:
-    """Average cost of the text after its first `lead` tokens.
+    """Bits per byte of the N tokens that follow the first `lead` tokens.
 
-    With `rows=1` the text is read as it stands. More rows are faster: the text is cut into that many equal parts, read
-    side by side, each after the `lead` tokens before it. What lies further back is lost to a part, so the figure
-    is, if anything, too high. Up to `rows - 1` tokens at the end are left out.
+    With `rows=1` the model reads the text from start to end. More rows are faster: the text is split into `rows` equal
+    parts, which are read in parallel. Each part is read after the `lead` tokens before it, but without anything further
+    back, so the result may be slightly too high. Up to `rows - 1` tokens at the end are not counted.
 
     Args:
-        model: what `build_model` describes; it is left in the mode, training or not, it was in.
+        model: a model with the interface that `build_model` describes. Its training mode is restored afterwards.
         tokens: (lead + N,) integers.
-        tokenizer: says how many bytes the tokens stand for.
+        tokenizer: counts the bytes of the tokens.
         block_len: tokens of a row in one call of the model, a multiple of its `seq_len`.
-        lead: tokens that are read but not counted, at least 1: nothing predicts a text's first token.
-        rows: parts of the text read side by side, at most N.
+        lead: tokens that are read but not counted, at least 1, because nothing predicts the first token of a text.
+        rows: number of parts read in parallel, at most N.
         resets: (lead + N,), True at tokens before which the memory is emptied.
-        after_block: called after each block with the number of tokens read in it.
-
-    Returns:
-        bits per byte.
+        after_block: called after each block with the number of tokens in it.
     """
     part = (len(tokens) - lead) // rows
     windows = _windows(tokens, lead + part, part, rows)
@@ -72,5 +69,5 @@ def bits_per_byte(
 
 
 def _windows(values: npt.NDArray[Any], width: int, step: int, rows: int) -> npt.NDArray[Any]:
-    """(rows, width), each window `step` values after the one before."""
+    """(rows, width) windows; each starts `step` values after the one before."""
     return np.lib.stride_tricks.sliding_window_view(values, width)[::step][:rows]

@@ -1,4 +1,4 @@
-"""The held-out text: what the model makes of it, what xz makes of it, and a sample of the model's own."""
+"""Measures the model and xz on the held-out text, and writes a sample of the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 32
 
 
 class Validation:
-    """The first `eval_len` tokens held out, read after the last of the training text."""
+    """The first `eval_len` tokens of the held-out text, read after the end of the training text."""
 
     def __init__(self, options: TrainOptions, corpus: Corpus, tokenizer: Tokenizer) -> None:
         train, heldout = corpus.train.tokens, corpus.heldout.tokens[: options.eval_len]
@@ -31,7 +31,7 @@ class Validation:
         self._rows = max(1, min(ROWS, len(heldout) // options.block_len))
 
     def xz(self) -> XzFigures:
-        """What xz makes of the same bytes; seconds for each 4 MB of training text."""
+        """Bits per byte of xz on the same bytes. It takes some seconds for each 4 MB of training text."""
         heldout = self._tokenizer.decode_bytes(self._tokens[self._lead :])
         if self._corpus.train.num_bytes + len(heldout) > XZ_DICTIONARY:
             return XzFigures(xz_bits_per_byte(heldout), None)
@@ -39,7 +39,7 @@ class Validation:
         return XzFigures(xz_bits_per_byte(heldout), xz_bits_per_byte(heldout, train))
 
     def bits_per_byte(self, model: LanguageModel, after_block: Callable[[], None]) -> float:
-        """What the model makes of the held-out text (see `evaluate.bits_per_byte`)."""
+        """Bits per byte of the model on the held-out text (see `bits_per_byte.bits_per_byte`)."""
         return bits_per_byte(
             model,
             self._tokens,
@@ -52,7 +52,7 @@ class Validation:
         )
 
     def sample(self, model: LanguageModel, update: int, after_token: Callable[[], None]) -> str:
-        """A text by the model; the same for the same weights, seed and update. It leaves global randomness alone."""
+        """A text by the model, determined by weights, seed and update. It does not use the global random state."""
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self._options.seed + update)
         prompt = torch.from_numpy(self._tokenizer.encode("\n").astype(np.int64))[None].to(device)
@@ -68,7 +68,7 @@ class Validation:
 
 
 def _resets(corpus: Corpus, lead: int, length: int) -> npt.NDArray[np.bool_]:
-    """(lead + length,), True where a document starts, in the last tokens to learn and the first held out."""
+    """(lead + length,), True where a document starts: the end of the training text, then the held-out text."""
     resets = np.zeros(lead + length, np.bool_)
     before = corpus.train.starts - (len(corpus.train.tokens) - lead)
     resets[before[before >= 0]] = True

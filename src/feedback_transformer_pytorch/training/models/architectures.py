@@ -1,4 +1,4 @@
-"""From options to a model: what `--model` names."""
+"""Builds the model that `--model` names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LanguageModel = FeedbackTransformer | ParallelTransformer | TransformerXL
 
 
 def build_model(options: TrainOptions, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
-    """A freshly initialised model, from torch's global random state.
+    """A model initialised from torch's global random state.
 
-    Training asks two things of it: `model(x, memory, return_memory=True)`, with x (B, T) tokens, returns logits
-    (B, T, V) and the memory to pass on; and a memory has `detach()`.
+    Every architecture has the interface that training needs: `model(x, memory, return_memory=True)`, with x (B, T)
+    tokens, returns logits (B, T, V) and the memory for the next call. The memory has `detach()`.
 
     Args:
-        mem_len: memory slots, if not those of the options.
+        mem_len: memory slots M, if they differ from the options.
 
     Raises:
         InputError: a hyper-parameter is out of range.

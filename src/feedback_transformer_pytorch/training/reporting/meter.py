@@ -1,4 +1,4 @@
-"""Averages of what training does between two reports, and how far it is in all."""
+"""Averages over the updates between two reports, and totals of the run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Interval:
     """Averages over the updates since the last report.
 
     Attributes:
-        update: updates done, in all.
-        tokens: tokens read, in all.
-        seconds: of training, in all, without validation and saving.
-        loss: nats per token, of the updates that were not skipped.
-        bits_per_byte: the same loss per byte of text.
-        grad_norm: before clipping, of the same updates.
+        update: updates done since the run began.
+        tokens: tokens read since the run began.
+        seconds: training time since the run began, without validation and saving.
+        loss: nats per token, averaged over the updates that were not skipped.
+        bits_per_byte: the same loss in bits per byte of text.
+        grad_norm: norm of the gradient before clipping, averaged over the same updates.
         lr: the learning rate of the last update.
-        tokens_per_second: without the time that validation takes.
-        peak_memory_bytes: of the main process so far; on a GPU, of its tensors.
-        skipped: updates skipped, in all.
-        seconds_left: until the last update, without validation.
+        tokens_per_second: training speed, without validation and saving.
+        peak_memory_bytes: largest memory of the main process so far; on a GPU, that of its tensors.
+        skipped: updates skipped since the run began.
+        seconds_left: estimated training time to the last update, without validation and saving.
     """
 
     update: int
@@ -46,7 +46,7 @@ class Interval:
     seconds_left: float
 
     def to_dict(self) -> dict[str, float]:
-        """What is worth keeping, for metrics.jsonl."""
+        """The values for metrics.jsonl."""
         values = asdict(self)
         del values["seconds_left"]
         return values
@@ -61,11 +61,11 @@ class Interval:
 
 
 class Meter:
-    """Gathers updates.
+    """Collects the results and the time of updates.
 
     Attributes:
-        skipped: updates skipped, in all.
-        skipped_in_row: the last so many updates were skipped.
+        skipped: updates skipped since the run began.
+        skipped_in_row: updates skipped since the last one that was not.
     """
 
     def __init__(self, *, bits_per_nat: float, max_updates: int, device: torch.device) -> None:
@@ -78,18 +78,18 @@ class Meter:
         self.resume()
 
     def resume(self) -> None:
-        """Time counts from now: call it after anything that is no training."""
+        """Starts the clock; call it after anything that does not count as training."""
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Time does not count until `resume`."""
+        """Stops the clock until `resume`."""
         passed = time.perf_counter() - self._since
         self._seconds += passed
         self._interval_seconds += passed
         self.resume()
 
     def add(self, step: Step, tokens: int) -> None:
-        """One more update, which read so many tokens."""
+        """Adds an update that read `tokens` tokens."""
         self._tokens += tokens
         self._interval_tokens += tokens
         self._interval_updates += 1
@@ -102,7 +102,7 @@ class Meter:
         self._last = step
 
     def take(self) -> Interval | None:
-        """The averages since the last call, None if no update was learnt from; then starts afresh."""
+        """Returns the averages since the last call, None if all updates were skipped; then starts a new interval."""
         self.pause()
         if not self._losses:
             return None
@@ -128,11 +128,11 @@ class Meter:
         return interval
 
     def so_far(self) -> dict[str, float]:
-        """Tokens and seconds of training in all, for a line of metrics.jsonl."""
+        """Tokens and seconds of training since the run began, for a line of metrics.jsonl."""
         return {"tokens": self._tokens, "seconds": self._seconds}
 
     def state(self) -> dict[str, Any]:
-        """All that another meter needs to go on, as plain values."""
+        """The state of this meter as plain values, for `restore`."""
         self.pause()
         return {
             **self.so_far(),
@@ -146,7 +146,7 @@ class Meter:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another meter."""
+        """Continues from the state of another meter."""
         self._tokens, self._seconds = state["tokens"], state["seconds"]
         self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
         self._losses, self._grad_norms = list(state["losses"]), list(state["grad_norms"])
@@ -158,5 +158,5 @@ class Meter:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""The curves of runs as a picture."""
+"""Plots of runs as PNG files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _X_LABELS = {"update": "update", "tokens": "tokens read", "seconds": "seconds of
 
 
 def curves_png(metrics: Iterable[Record], title: str) -> bytes:
-    """Bits per byte over updates, training and held-out, with what xz reaches drawn in; for a feedback model, also
-    the weights by which its layers enter the memory.
+    """A plot of one run: bits per byte in training and on the held-out text over updates, with those of xz.
 
-    The first tenth of the training, where the loss falls steeply, may leave the picture at the top.
+    For a feedback model, a second plot has the weights by which its layers enter the memory. In the first tenth of the
+    run, where the loss falls steeply, the curves may lie above the plot.
 
     Args:
         metrics: the records of metrics.jsonl.
-        title: stands above the plot.
+        title: the title of the plot.
     """
     records = list(metrics)
     weighted = [record for record in records if "layer_weights" in record]
@@ -56,16 +56,16 @@ def curves_png(metrics: Iterable[Record], title: str) -> bytes:
 
 
 def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["update", "tokens", "seconds"]) -> bytes:
-    """Bits per byte of several runs, a colour each: training as a line, held-out as dots.
+    """A plot of several runs, each in one colour: bits per byte in training as a line, on the held-out text as dots.
 
-    The first tenth of each run, where the loss falls steeply, may leave the picture at the top.
+    In the first tenth of each run, where the loss falls steeply, the curves may lie above the plot.
 
     Args:
         runs: the name of each run and the records of its metrics.jsonl.
-        x: what the curves are drawn over.
+        x: the quantity on the horizontal axis.
 
     Raises:
-        InputError: a run has a record without a number as `x` or as bits per byte.
+        InputError: in a record, `x` or the bits per byte are missing or not a number.
     """
     figure = _figure(height=4.5)
     axes = figure.add_subplot()
@@ -75,7 +75,7 @@ def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["
         for record in training + heldout:
             for key in (x, "bits_per_byte"):
                 if not isinstance(record.get(key), int | float):
-                    raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; mend or delete it")
+                    raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; fix or delete it")
         visible += _draw(axes, training, x, "-", f"C{number}", name)
         visible += _draw(axes, heldout, x, "o", f"C{number}", None)
     _frame(axes, visible)
@@ -84,7 +84,7 @@ def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["
 
 
 def _figure(height: float) -> Figure:
-    gc.collect()  # the figure before is megabytes in cycles of references, which would pile up while training goes on
+    gc.collect()  # frees the last figure: megabytes in reference cycles, which would add up during training
     figure = Figure(figsize=(7, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -95,7 +95,7 @@ def _of_kind(records: Iterable[Record], kind: str) -> list[Record]:
 
 
 def _draw(axes: Axes, records: Sequence[Record], x: str, style: str, colour: str, label: str | None) -> list[float]:
-    """Draws a curve; returns its finite heights after the first tenth, which must stay in the picture."""
+    """Draws a curve; returns its finite heights after the first tenth, which the plot must show."""
     places = [record[x] for record in records]
     heights = [record["bits_per_byte"] for record in records]
     axes.plot(places, heights, style, color=colour, label=label, linewidth=1.2, markersize=4)
@@ -115,7 +115,7 @@ def _draw_layer_weights(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def _frame(axes: Axes, visible: Sequence[float]) -> None:
-    """A legend, a grid, and room for the heights that must be visible."""
+    """Adds a legend and a grid, and sets the limits so that the plot shows the heights in `visible`."""
     if visible:
         margin = 0.05 * (max(visible) - min(visible)) + 0.01
         axes.set_ylim(min(visible) - margin, max(visible) + margin)

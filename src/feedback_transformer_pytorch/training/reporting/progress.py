@@ -1,4 +1,4 @@
-"""What a training run shows: a bar on a terminal, a line per interval elsewhere."""
+"""Reports of a run on standard output: a progress bar on a terminal, otherwise a line for each interval."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ except ImportError as error:
 
 
 class TrainingProgress:
-    """Shows a run on standard output; enter it while training.
+    """Reports a run on standard output. A context manager that shows the bar.
 
     Args:
-        quiet: show nothing.
+        quiet: print nothing.
     """
 
     def __init__(self, options: TrainOptions, *, quiet: bool = False) -> None:
-        # Text by the model may look like markup, and a pipe has no width to wrap at.
+        # The model's text may look like markup, and a pipe has no line width.
         self.console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
         self._total = options.max_updates
         self._bar = Progress(
@@ -50,12 +50,12 @@ class TrainingProgress:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line, above the bar if there is one."""
+        """Prints a line, above the bar if there is one."""
         self.console.print(text)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[int, int | None], None]]:
-        """While text is read: yields what to call with the bytes that are done, and all of them if that is known."""
+        """Shows the reading of text; yields a function to call with the bytes read and all bytes (None if unknown)."""
         task = self._bar.add_task("", total=None, unit="bytes read")
         try:
             yield lambda done, total: self._bar.update(task, completed=done, total=total)
@@ -63,23 +63,23 @@ class TrainingProgress:
             self._bar.remove_task(task)
 
     def advance(self, update: int) -> None:
-        """So many updates are done."""
+        """Shows the number of updates done."""
         self._bar.update(self._task, completed=update)
 
     def interval(self, interval: Interval) -> None:
-        """How the last updates went."""
+        """Shows the averages of an interval."""
         if self.console.is_terminal:
             self._bar.update(self._task, description=str(interval))
         else:
             self.say(f"update {interval.update}/{self._total}  {interval}")
 
     def validation(self, update: int, bits_per_byte: float, xz: XzFigures, sample: str) -> None:
-        """How the model does on the held-out text, beside xz, and what it writes."""
+        """Prints the results of the model and of xz on the held-out text, and the model's sample."""
         self.say(f"update {update}/{self._total}  held-out {bits_per_byte:.3f} bits/byte  ({xz})")
         if sample:
             self.say("sample: " + "\n        ".join(printable(sample).strip().splitlines()))
 
 
 def printable(text: str) -> str:
-    """The text without characters that would steer a terminal."""
+    """The text without characters that control a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

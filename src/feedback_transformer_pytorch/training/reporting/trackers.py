@@ -15,25 +15,25 @@ PROJECT = "feedback-transformer"
 
 
 def check_installed(options: TrainOptions) -> None:
-    """Raises MissingExtraError if a tracker that is asked for is not installed."""
+    """Raises MissingExtraError if a tracker in `--trackers` is not installed."""
     for name in options.trackers:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(name, name)
 
 
 class Trackers:
-    """Where metrics go besides metrics.jsonl; `Processes` was told of them."""
+    """The trackers in `--trackers`, which get the metrics too. `Processes` must have been created with their names."""
 
     def __init__(self, options: TrainOptions, processes: Processes) -> None:
         self._options, self._accelerator = options, processes.accelerator
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
-        """They listen while it is entered."""
+        """A context in which the trackers accept records."""
         if not self._options.trackers:
             yield
             return
-        # TensorBoard takes plain values only.
+        # TensorBoard accepts only plain values.
         config = {
             k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in self._options.to_dict().items()
         }
@@ -44,7 +44,7 @@ class Trackers:
             self._accelerator.end_training()
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Sends a record's numbers as `kind/name`; a list's as `kind/name/place`."""
+        """Sends the numbers of a record as `kind/name`, those of a list as `kind/name/index`."""
         if not self._options.trackers:
             return
         numbers: dict[str, float] = {}

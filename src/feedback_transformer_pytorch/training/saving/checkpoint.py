@@ -1,13 +1,13 @@
-"""Checkpoints on the disk: directories that are whole or absent, with a sum of every byte in them.
+"""Checkpoints on the disk: directories that are written atomically and verified by SHA-256.
 
 checkpoints/00000500/
   model.safetensors         the weights
-  optimizer.safetensors     what the optimizer holds for each of them
-  streams-0-32.safetensors  the memory of these streams, and the random state of the process that owns them
-  state.json                numbers: how far training is, and on what
+  optimizer.safetensors     the optimizer's state of each weight
+  streams-0-32.safetensors  the memories of these streams, and the random state of the process that owns them
+  state.json                options, fingerprints of text and tokenizer, and the state of metrics
   manifest.json             size and SHA-256 of each of these files; written last
 
-A process writes the file of its own streams, the main process all others. Nothing in them is ever unpickled.
+Each process writes the file of its own streams. The main process writes all other files. Loading unpickles nothing.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        update: the updates that were done.
-        model, optimizer: the weights, and what the optimizer holds for each, by name.
-        streams: by the streams that a process owned, what it kept of them.
-        state: plain numbers and texts.
+        update: the number of updates done.
+        model, optimizer: the weights and the optimizer's state, by name.
+        streams: the state of each process, by the streams that it owned.
+        state: values that JSON can hold.
     """
 
     update: int
@@ -56,29 +56,29 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints in a directory, which may not be there yet."""
+    """The checkpoints in a directory, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def updates(self) -> list[int]:
-        """The updates of which there are checkpoints, in order."""
+        """The updates that have checkpoints, in ascending order."""
         if not self.path.is_dir():
             return []
         return sorted(int(entry.name) for entry in self.path.iterdir() if _UPDATE.fullmatch(entry.name))
 
     def folder(self, update: int) -> Path:
-        """Where the checkpoint of an update is or would be."""
+        """The directory of an update's checkpoint, whether it exists or not."""
         return self.path / f"{update:08d}"
 
     def save(self, content: Checkpoint, processes: Processes) -> None:
-        """Writes a checkpoint; all processes call it together.
+        """Writes a checkpoint. All processes must call it together.
 
         Args:
-            content: its `streams` are those of this process alone; all else is taken from the main process.
+            content: its `streams` are those of this process only. Its other values count in the main process only.
 
         Raises:
-            InputError: it cannot be written; the others are still there.
+            InputError: the checkpoint cannot be written; older checkpoints are unchanged.
         """
         folder = self.folder(content.update)
         files = {
@@ -99,10 +99,10 @@ class Checkpoints:
             raise
 
     def load(self, update: int) -> Checkpoint:
-        """The checkpoint of an update, every byte of it checked.
+        """Reads the checkpoint of an update and verifies every byte.
 
         Raises:
-            InputError: names the file that is missing or damaged.
+            InputError: a file is missing or damaged; the text names the file.
         """
         folder = self.folder(update)
         contents = {name: _read(folder, name, entry) for name, entry in _manifest(folder, update).items()}
@@ -120,10 +120,10 @@ class Checkpoints:
         )
 
     def keep(self, updates: set[int]) -> None:
-        """Deletes all others.
+        """Deletes all checkpoints except those of `updates`.
 
         Raises:
-            InputError: they cannot be deleted.
+            InputError: a checkpoint cannot be deleted.
         """
         for update in set(self.updates()) - updates:
             remove_directory(self.folder(update))
@@ -144,31 +144,31 @@ def _finish(folder: Path, manifest: bytes) -> None:
 
 
 def _manifest(folder: Path, update: int) -> dict[str, Any]:
-    """The entries of the files that are to be there."""
+    """The entries of all files of the checkpoint."""
     path = folder / MANIFEST
     content = _bytes(path)
     try:
         manifest = json.loads(content)
         files, written_as, written_at = manifest["files"], manifest["format"], manifest["update"]
-        whole = content == _json(manifest) and {MODEL, OPTIMIZER, STATE} <= set(files)
+        intact = content == _json(manifest) and {MODEL, OPTIMIZER, STATE} <= set(files)
     except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise _damaged(path, "it is not what was written")
+        intact = False
+    if not intact:
+        raise _damaged(path, "its content changed after it was written")
     if written_as != FORMAT:
         raise InputError(
-            f"{path} is of format {written_as}; this version reads format {FORMAT}: "
-            "go on with the version of the package that wrote it"
+            f"{path} has format {written_as}; this version reads format {FORMAT}; "
+            "resume with the version of the package that wrote it"
         )
     if written_at != update:
-        raise InputError(f"{path} is of update {written_at}; put the folder back under its own name")
+        raise InputError(f"{path} belongs to update {written_at}; give the folder its own name back")
     return files
 
 
 def _read(folder: Path, name: str, entry: Any) -> bytes:
     path = folder / name
     if path.parent != folder:
-        raise _damaged(folder / MANIFEST, f"it names {name!r}")
+        raise _damaged(folder / MANIFEST, f"it lists the file {name!r}, which is outside the checkpoint")
     content = _bytes(path)
     found = _entry(content)
     if found != entry:
@@ -185,8 +185,8 @@ def _bytes(path: Path) -> bytes:
 
 def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
-        # In order, as processes that share out tensors must agree on it. Clones, as what was read lies anywhere in
-        # memory, and sums over tensors depend on how they are aligned.
+        # Sorted, because processes that shard tensors must use the same order. Cloned, because the alignment of
+        # tensors changes sums, and the bytes read have no fixed alignment.
         return {name: tensor.clone() for name, tensor in sorted(load(content).items())}
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
@@ -194,8 +194,8 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
 
 def _damaged(path: Path, how: str) -> InputError:
     return InputError(
-        f"{path} is damaged: {how}; put a good copy in its place, or delete {path.parent} to go on from the "
-        "checkpoint before it, if there is one, or else from the start"
+        f"{path} is damaged: {how}; restore it from a copy, or delete {path.parent} to resume from the checkpoint "
+        "before it, or from the start if there is none"
     )
 
 

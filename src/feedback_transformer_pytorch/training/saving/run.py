@@ -1,11 +1,11 @@
-"""The RUN directory: everything a training run leaves behind.
+"""The RUN directory: the files of a training run.
 
-config.yaml        the options, all of them; `train --config` takes it
-tokenizer.json     the tokenizer, if it is not bytes
+config.yaml        all options; `train --config` reads it
+tokenizer.json     the tokenizer, unless it is bytes
 model.safetensors  the weights of the last validation or stop
-metrics.jsonl      one JSON object a line: kinds "xz", "train" and "validation"
-curves.png         the metrics drawn
-checkpoints/       what training goes on from (see checkpoint.py)
+metrics.jsonl      one JSON object in each line: kinds "xz", "train" and "validation"
+curves.png         a plot of the metrics
+checkpoints/       the states from which training can resume (see checkpoint.py)
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ try:
 except ImportError as error:
     raise MissingExtraError("pyyaml", "train") from error
 
-# What may differ when a run goes on: where things are (a text is known by its fingerprint), and what is kept of it.
-_FREE = {
+# Options that may change when a run resumes: paths (a fingerprint identifies the text), and what the run keeps.
+_CHANGEABLE = {
     *("out", "resume", "preset", "files", "heldout", "tokenizer", "cache", "init_from", "strategy"),
     *("checkpoint_every", "checkpoint_minutes", "keep", "trackers"),
 }
 
 
 class Run:
-    """A RUN directory that exists. `Run.create` makes one, `Run.open` finds one."""
+    """A RUN directory that exists. `Run.create` creates one, `Run.open` opens one."""
 
     def __init__(self, path: Path, options: TrainOptions) -> None:
         self.path = path
@@ -49,25 +49,25 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Where the weights of the last validation are."""
+        """The file of the weights of the last validation or stop."""
         return self.path / "model.safetensors"
 
     @property
     def curves(self) -> Path:
-        """Where the plot is."""
+        """The file of the plot."""
         return self.path / "curves.png"
 
     @classmethod
     def create(cls, options: TrainOptions, tokenizer: Tokenizer) -> Self:
-        """Makes the directory `options.out` and writes the tokenizer and the options into it.
+        """Creates the directory `options.out` and writes the tokenizer and the options into it.
 
         Raises:
-            InputError: the place is taken (see `find`), or cannot be written.
+            InputError: the directory holds something else (see `find`), or cannot be written.
         """
         path = Path(options.out)
         find(options)
         values = options.to_dict()
-        for name in ("out", "resume"):  # the directory may be moved
+        for name in ("out", "resume"):  # a RUN directory may be moved
             del values[name]
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -80,22 +80,24 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """The run in the directory `path`.
+        """Opens the run in the directory `path`.
 
         Raises:
-            InputError: there is none, or its config.yaml is damaged.
+            InputError: there is no run, or its config.yaml is damaged.
         """
         path = Path(path)
         config = path / "config.yaml"
         if not config.is_file():
             reason = "it has no config.yaml" if path.is_dir() else "there is no such directory"
-            raise InputError(f"{path} is no RUN: {reason}; give a directory that `feedback-transformer train` made")
+            raise InputError(
+                f"{path} is not a RUN directory: {reason}; give one that `feedback-transformer train` created"
+            )
         try:
             values = yaml.safe_load(config.read_bytes())
         except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
-            raise InputError(f"{config} is no YAML: {error}") from error
+            raise InputError(f"{config} is not YAML ({error}); restore it from a copy") from error
         if not isinstance(values, dict):
-            raise InputError(f"{config} holds no options; it is not what `feedback-transformer train` wrote")
+            raise InputError(f"{config} has no options; restore the file that `feedback-transformer train` wrote")
         try:
             options = TrainOptions.from_dict({**EARLIER, **values, "out": str(path)})
         except InputError as error:
@@ -103,10 +105,10 @@ class Run:
         return cls(path, options)
 
     def clean(self) -> None:
-        """Deletes what a crash left half written or half deleted.
+        """Deletes files and directories that a crash left incomplete.
 
         Raises:
-            InputError: it cannot be deleted.
+            InputError: one of them cannot be deleted.
         """
         for folder in (self.path, self.checkpoints.path):
             remove_parts(folder)
@@ -115,32 +117,32 @@ class Run:
         """The tokenizer of the run.
 
         Raises:
-            InputError: its file is damaged.
+            InputError: tokenizer.json is damaged.
         """
         path = self.path / "tokenizer.json"
         return load_tokenizer(path if path.exists() else "bytes")
 
     def save_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Replaces the weights; they are the old or the new ones at every moment, never a part.
+        """Replaces the weights atomically.
 
         Raises:
-            InputError: they cannot be written; the old ones are still there.
+            InputError: the new weights cannot be written; the old ones are unchanged.
         """
         write_whole(self.weights, save(dict(weights), metadata={"sha256": _digest(weights)}))
 
     def load_model(self, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
-        """The model with the weights of the last validation, ready to read and write text.
+        """The model with the weights of the last validation or stop, in evaluation mode.
 
         Args:
-            mem_len: memory slots, if they are to be other than in training.
+            mem_len: memory slots M, if they differ from training.
 
         Raises:
-            InputError: there are no weights, they are damaged, or they are not those of this run's options.
+            InputError: the weights are missing or damaged, or do not match the options of this run.
         """
         if not self.weights.is_file():
             raise InputError(
-                f"{self.path} has no weights yet; its training did not reach a validation: "
-                f"go on with `feedback-transformer train --resume --out {self.path}`"
+                f"{self.path} has no weights yet, because training did not reach a validation; "
+                f"resume it with `feedback-transformer train --resume --out {self.path}`"
             )
         state = self._read_weights()
         model = build_model(self.options, num_tokens, mem_len)
@@ -149,18 +151,18 @@ class Run:
         return model.eval()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Adds a line to metrics.jsonl.
+        """Appends a line to metrics.jsonl.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         append_line(self._metrics, json.dumps(record))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; none if there is no such file.
+        """All lines of metrics.jsonl; none if the file does not exist.
 
         Raises:
-            InputError: a line is no JSON object.
+            InputError: a line is not a JSON object with a kind.
         """
         if not self._metrics.is_file():
             return []
@@ -171,13 +173,13 @@ class Run:
                 record["kind"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(
-                    f"{self._metrics}, line {number} is damaged: {error!r}; mend the line or delete it"
+                    f"{self._metrics}, line {number} is damaged: {error!r}; fix the line or delete it"
                 ) from error
             records.append(record)
         return records
 
     def validated(self) -> dict[int, float]:
-        """Bits per byte of all validations, by their updates.
+        """Bits per byte of all validations, by update.
 
         Raises:
             InputError: as `metrics` does.
@@ -185,31 +187,34 @@ class Run:
         return {r["update"]: r["bits_per_byte"] for r in self.metrics() if r["kind"] == "validation"}
 
     def metrics_so_far(self) -> dict[str, Any]:
-        """The length of metrics.jsonl in bytes and its SHA-256, once all of it is on the disk."""
+        """Waits until metrics.jsonl is on the disk; returns its length in bytes and its SHA-256."""
         sync(self._metrics)
         content = self._metrics.read_bytes() if self._metrics.exists() else b""
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def cut_metrics(self, so_far: Mapping[str, Any], update: int) -> None:
-        """Drops what was logged after `metrics_so_far`, but for the validation of that update.
+    def truncate_metrics(self, so_far: Mapping[str, Any], update: int) -> None:
+        """Deletes the lines that follow the state `so_far`, except a validation of `update` directly after it.
+
+        Args:
+            so_far: a result of `metrics_so_far`.
 
         Raises:
-            InputError: what was logged before is not as it was, or the file cannot be written.
+            InputError: the lines before have changed, or the file cannot be written.
         """
         content = self._metrics.read_bytes() if self._metrics.exists() else b""
         kept, rest = content[: so_far["bytes"]], content[so_far["bytes"] :]
         if hashlib.sha256(kept).hexdigest() != so_far["sha256"]:
             raise InputError(
-                f"{self._metrics} is damaged: its first {so_far['bytes']} bytes are not those that the checkpoint "
-                "knows; put a good copy in its place"
+                f"{self._metrics} is damaged: its first {so_far['bytes']} bytes differ from those at the "
+                "checkpoint; restore it from a copy"
             )
-        if _is_validation(rest.partition(b"\n")[0], update):  # it was stopped, and made up for when training went on
+        if _is_validation(rest.partition(b"\n")[0], update):  # after a stop, the resumed run made this validation
             kept += rest.partition(b"\n")[0] + b"\n"
         if kept != content:
             cut_synced(self._metrics, len(kept))
 
     def drop_metrics(self) -> bool:
-        """Deletes metrics.jsonl; returns whether there was any.
+        """Deletes metrics.jsonl; returns whether it existed.
 
         Raises:
             InputError: it cannot be deleted.
@@ -224,12 +229,12 @@ class Run:
         try:
             state = load(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            summed = header.get("__metadata__", {}).get("sha256")  # a checkpoint's weights are summed in its manifest
-            if summed is not None and summed != _digest(state):
+            expected = header.get("__metadata__", {}).get("sha256")  # None in weights copied from a checkpoint
+            if expected is not None and expected != _digest(state):
                 raise ValueError("its numbers do not match its SHA-256")
         except (SafetensorError, ValueError) as error:
             raise InputError(
-                f"{self.weights} is damaged ({error}); put a good copy in its place, as of a checkpoint, or train anew"
+                f"{self.weights} is damaged ({error}); restore it from a copy or from a checkpoint, or train a new run"
             ) from error
         return state
 
@@ -239,10 +244,10 @@ class Run:
 
 
 def find(options: TrainOptions) -> Run | None:
-    """The run that is to go on at `options.out`; None if a new one can be made there.
+    """The run in `options.out` that is to be resumed; None if a new run can be created there.
 
     Raises:
-        InputError: there is a run with other options, or something else; or `resume` is asked for, and there is none.
+        InputError: `options.out` holds a run with other options, or other files; or `resume` is set without a run.
     """
     path = Path(options.out)
     if (path / "config.yaml").exists():
@@ -252,16 +257,16 @@ def find(options: TrainOptions) -> Run | None:
             if here != there:
                 raise InputError(
                     f"{path} already holds a run, with {flag(name)} {there!r}, not {here!r}; choose another --out, "
-                    "or give --resume and no other options to go on with it"
+                    "or give --resume and no other options to resume it"
                 )
         return run
     if options.resume:
-        raise InputError(f"there is no run in {path} to resume; give the directory of one as --out")
+        raise InputError(f"there is no run in {path} to resume; give the directory of a run as --out")
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; choose another --out")
-    begun = {"config.yaml" + PART, "tokenizer.json", "tokenizer.json" + PART}  # what a crash leaves at the very start
+        raise InputError(f"--out is {path}, which is a file; give a directory")
+    begun = {"config.yaml" + PART, "tokenizer.json", "tokenizer.json" + PART}  # left by a crash in `Run.create`
     if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
-        raise InputError(f"{path} is not empty and holds no run; choose another --out")
+        raise InputError(f"{path} is not empty and does not hold a run; choose another --out")
     return None
 
 
@@ -274,7 +279,7 @@ def _is_validation(line: bytes, update: int) -> bool:
 
 
 def _digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """Hexadecimal; of all names and numbers."""
+    """SHA-256 of all names and numbers, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + b"\0" + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -282,18 +287,18 @@ def _digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def fixed_options(options: TrainOptions) -> dict[str, Any]:
-    """The options that cannot change when a run goes on."""
-    return {name: value for name, value in options.to_dict().items() if name not in _FREE}
+    """The options that cannot change when a run resumes."""
+    return {name: value for name, value in options.to_dict().items() if name not in _CHANGEABLE}
 
 
 def check_fit(
     expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], weights: Path, config: Path
 ) -> None:
-    """Raises InputError unless the tensors in the file `weights` are those of the model that `config` describes."""
+    """Raises InputError unless the tensors of the file `weights` fit the model that the file `config` describes."""
     for name in sorted(expected.keys() | given.keys()):
         here, there = (tuple(state[name].shape) if name in state else "missing" for state in (given, expected))
         if here != there:
             raise InputError(
                 f"{weights} does not match {config}: {name} is {here} in the weights "
-                f"and {there} in the model; put back the two files that belong together"
+                f"and {there} in the model; restore the two files of the same run"
             )

@@ -1,4 +1,4 @@
-"""When checkpoints are made and which are kept; and how a run goes on from one."""
+"""Decides when a run saves checkpoints and which it keeps, and resumes a run from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .run import Run, fixed_options
 
 
 class Fingerprints(NamedTuple):
-    """What a run has learnt from."""
+    """Fingerprints of the text and the tokenizer of a run."""
 
     data: str
     tokenizer: str
 
 
 class Saver:
-    """Saves a run so that it can go on bit for bit, and goes on with it.
+    """Saves and restores a run, so that it resumes bit for bit.
 
     Attributes:
-        saved: the update of the newest checkpoint; 0 for none.
+        saved: the update of the newest checkpoint; 0 if there is none.
     """
 
     def __init__(
@@ -43,18 +43,18 @@ class Saver:
         self._saved_at = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether so many updates or minutes have passed; all processes ask together."""
+        """Whether the options ask for a checkpoint now. All processes must call it together."""
         every, minutes = self._options.checkpoint_every, self._options.checkpoint_minutes
         by_updates = every is not None and self._trainer.update % every == 0
         by_minutes = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        # Clocks differ: what one process says goes for all.
+        # Clocks differ, so one process decides for all.
         return by_updates or (minutes is not None and self._processes.any(by_minutes))
 
     def save(self) -> None:
-        """Makes a checkpoint of where training is, and deletes those that are not to be kept.
+        """Saves a checkpoint, unless the newest is of the same update, and deletes those that `--keep` does not keep.
 
         Raises:
-            InputError: it cannot be written; those before are still there.
+            InputError: the checkpoint cannot be written; older checkpoints are unchanged.
         """
         trainer, checkpoints = self._trainer, self._run.checkpoints
         if trainer.update == self.saved:
@@ -84,14 +84,14 @@ class Saver:
         checkpoints.keep({*checkpoints.updates()[-self._options.keep :], *best})
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
-        """Goes on from a checkpoint, which `newest` found.
+        """Restores the state of the checkpoint that `newest` returned.
 
         Returns:
-            a line for the user where time was walked in another way, so that the run cannot go on bit for bit; None
-            where it was walked in the same way, or the checkpoint does not say.
+            a line for the user if another implementation computed the recurrence, so that the run does not resume bit
+            for bit; None if it was the same one, or if the checkpoint does not say which.
 
         Raises:
-            InputError: it is of another text or tokenizer, or no checkpoint of this run.
+            InputError: the checkpoint has another text or tokenizer, or does not belong to this run.
         """
         update = checkpoint.update
         folder = self._run.checkpoints.folder(update)
@@ -104,8 +104,8 @@ class Saver:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise _foreign(folder, repr(error)) from error
-        self._processes.main_rank_first(lambda: self._run.cut_metrics(metrics, update))
-        self._processes.main_rank_first(self._prune)  # the run may have been killed before it came to this
+        self._processes.main_rank_first(lambda: self._run.truncate_metrics(metrics, update))
+        self._processes.main_rank_first(self._prune)  # a kill may have prevented this after the last save
         self.saved = update
         return self._other_walk(folder, checkpoint.state.get("walk"))
 
@@ -114,16 +114,16 @@ class Saver:
         if there is None or there == here:
             return None
         return (
-            f"{folder} was made with {there}, this run uses {here}: "
-            "from here on its results are the same up to rounding, not bit for bit"
+            f"{folder} was computed with {there}, and this run uses {here}: "
+            "from here on, results are the same up to rounding, not bit for bit"
         )
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
         given = " ".join(self._options.files) or "the default text"
-        # The fingerprint of a text is also that of its tokenizer, so that one comes first.
+        # The fingerprint of a text depends on the tokenizer, so the tokenizer is compared first.
         for name, what, remedy in (
-            ("tokenizer", str(self._run.path / "tokenizer.json"), "put its own back"),
-            ("data", given, "give the text that the run began with"),
+            ("tokenizer", str(self._run.path / "tokenizer.json"), "restore the tokenizer of the run"),
+            ("data", given, "give the text that the run started with"),
         ):
             here, there = getattr(self._fingerprints, name), state[name]
             if here != there:
@@ -134,10 +134,10 @@ class Saver:
 
 
 def newest(run: Run) -> Checkpoint | None:
-    """The newest checkpoint of a run, every byte of it checked; None if there is none.
+    """The newest checkpoint of a run, with every byte verified; None if there is none.
 
     Raises:
-        InputError: it is damaged, or of other options than the run's.
+        InputError: the checkpoint is damaged, or its options differ from those of the run.
     """
     updates = run.checkpoints.updates()
     if not updates:
@@ -150,11 +150,11 @@ def newest(run: Run) -> Checkpoint | None:
     for name, here in fixed_options(run.options).items():
         if name not in there or here != there[name]:
             raise InputError(
-                f"{folder} is of another run: its {flag(name)} is {there.get(name)!r}, in {run.path} it is {here!r}; "
-                "put back the checkpoint or the config.yaml that belongs here"
+                f"{folder} belongs to another run: its {flag(name)} is {there.get(name)!r}, "
+                f"in {run.path} it is {here!r}; restore the checkpoint or the config.yaml of this run"
             )
     return checkpoint
 
 
 def _foreign(folder: Path, why: str) -> InputError:
-    return InputError(f"{folder} is no checkpoint of this run ({why}); delete it to go on from the one before")
+    return InputError(f"{folder} is not a checkpoint of this run ({why}); delete it to resume from the one before")

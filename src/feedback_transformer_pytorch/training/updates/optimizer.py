@@ -9,11 +9,11 @@ from torch import nn
 
 from ..options import Decay
 
-FLOOR = 0.1  # of the highest learning rate, where the cosine ends
+FLOOR = 0.1  # the cosine ends at this fraction of the highest learning rate
 
 
 def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) that decays matrices only; gains, biases and the layer weights are free."""
+    """AdamW (Loshchilov & Hutter 2019) that decays matrices only, not gains, biases and layer weights."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -23,9 +23,9 @@ def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> torc
 
 
 def learning_rate(update: int, *, peak: float, warmup_updates: int, max_updates: int, decay: Decay = "cosine") -> float:
-    """The learning rate of `update`, counted from 0: a linear rise to `peak`, then none or a half cosine to a tenth.
+    """The learning rate of `update`, counted from 0: a linear rise to `peak`, then a half cosine to a tenth or none.
 
-    A pure function of the update, so that nothing of the schedule needs to be kept in a checkpoint.
+    It is a pure function of the update, so a checkpoint stores nothing of the schedule.
     """
     if update < warmup_updates:
         return peak * (update + 1) / warmup_updates

@@ -27,24 +27,24 @@ from ...recurrence import describe_walk
 from ..models.architectures import LanguageModel
 from ..options import TrainOptions
 from ..processes import Processes, gradients_shared
-from .memories import Carried, emptied, is_finite, join, pack, unpack
+from .memories import CarriedMemory, is_finite, join, pack, unpack, without_slots
 from .optimizer import build_optimizer, learning_rate
 
-# Whole tensors, though a process may hold parts of them only: in all processes, or in the main one on the CPU.
-_WHOLE = StateDictOptions(full_state_dict=True)
+# Full tensors, even if a process holds only parts of them: in all processes, or on the CPU of the main process.
+_FULL = StateDictOptions(full_state_dict=True)
 _TO_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one update did.
+    """The result of one update.
 
     Attributes:
-        update: its number, counted from 1.
-        loss: nats per token before the update, of all processes.
-        grad_norm: before clipping.
+        update: the number of the update, counted from 1.
+        loss: nats per token before the update, averaged over all processes.
+        grad_norm: norm of the gradient before clipping.
         lr: the learning rate used.
-        skipped: the loss or the gradient was not finite, so that the weights were left as they were.
+        skipped: the loss or the gradient was not finite, so the weights did not change.
     """
 
     update: int
@@ -55,13 +55,17 @@ class Step:
 
 
 class Trainer:
-    """A model in training, and all that its next update depends on: the weights, the optimizer, `update`, the number
-    of updates done, and `memories`, which the last one left in each group of streams. Dropout draws from torch's
-    global random state.
+    """A model in training, and the state that its next update depends on.
+
+    This state is the weights, the optimizer, `update`, `memories` and, for dropout, torch's global random state.
+
+    Attributes:
+        update: the number of updates done.
+        memories: the memory of each group of streams after the last update; None before the first update.
 
     Args:
-        model: on the CPU, with the weights to start from, the same in every process.
-        streams: those that this process owns.
+        model: a model on the CPU with its initial weights, which are the same in every process.
+        streams: the streams that this process owns.
     """
 
     def __init__(self, options: TrainOptions, model: LanguageModel, streams: Streams, processes: Processes) -> None:
@@ -71,18 +75,18 @@ class Trainer:
         self._optimizer = build_optimizer(model, lr=options.lr, weight_decay=options.weight_decay)
         self._forward: Any = torch.compile(self._wrapped) if options.compile else self._wrapped
         self.update = 0
-        self.memories: list[Carried] | None = None
+        self.memories: list[CarriedMemory] | None = None
         self._seed()
 
     def step(self) -> Step:
-        """One update: reads a block from the memory that the block before left, and learns from it.
+        """One update: reads the next block, starting from the memory of the block before, and changes the weights.
 
-        Where a number is not finite nothing is learnt, and a memory that holds such numbers is emptied.
+        If the loss or the gradient is not finite, it skips the change and empties each memory with such numbers.
         """
         block = self._streams.block(self.update)
         lr = self._learning_rate()
         losses = []
-        memories: list[Carried] = []
+        memories: list[CarriedMemory] = []
         groups = block.groups(self._options.accumulate)
         for place, group in enumerate(groups):
             before = None if block.restarts or self.memories is None else self.memories[place]
@@ -94,12 +98,12 @@ class Trainer:
         mean = self._processes.mean(torch.stack(losses).mean())
         norm = torch.nn.utils.clip_grad_norm_(self._wrapped.parameters(), self._options.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        loss, grad_norm = torch.stack([mean, norm]).tolist()  # the only wait for the device
+        loss, grad_norm = torch.stack([mean, norm]).tolist()  # waits for the device; nothing else in the update does
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
             self._optimizer.step()
         else:
-            memories = [memory if is_finite(memory) else emptied(memory) for memory in memories]
+            memories = [memory if is_finite(memory) else without_slots(memory) for memory in memories]
         self._optimizer.zero_grad()
         self.memories = memories
         self.update += 1
@@ -107,29 +111,29 @@ class Trainer:
 
     @property
     def rows(self) -> range:
-        """The streams that this process owns."""
+        """The numbers of the streams that this process owns."""
         return self._streams.rows
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The arithmetic that the options ask for."""
+        """A context with the arithmetic of `--precision`."""
         bf16 = self._options.precision == "bf16"
         return torch.autocast(self._processes.device.type, torch.bfloat16, enabled=bf16)
 
     def layer_weights(self) -> dict[str, list[float]]:
-        """How the memory mixes the layers (L+1,), as `layer_weights`; nothing where there is no such mix.
+        """The weights (L+1,) by which the memory mixes the layers, as `layer_weights`; {} for a model without a mix.
 
-        All processes call it together.
+        All processes must call it together.
         """
         if not isinstance(self.model, FeedbackTransformer) or self.model.config.keep_last_hidden:
             return {}
         weight = self.model.decoder.stack.layer_weight.detach()
-        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        return {"layer_weights": whole.softmax(0).tolist()}
+        full = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        return {"layer_weights": full.softmax(0).tolist()}
 
     def walk(self) -> str | None:
-        """What walks the model through time; None for a model that has no recurrence.
+        """Which implementation computes the recurrence; None for a model without one.
 
-        "the definition", or what `describe_walk` says of a block of full length.
+        It is "the definition", or the result of `describe_walk` for a block of full length.
         """
         if not isinstance(self.model, FeedbackTransformer):
             return None
@@ -142,12 +146,12 @@ class Trainer:
             return describe_walk(self.model.decoder.stack, x)
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights by name, on the CPU; all processes call it together, and the main one alone gets them."""
+        """All weights by name, on the CPU. All processes must call it together; only the main process gets them."""
         found: dict[str, Any] = get_model_state_dict(self._wrapped, options=_TO_SAVE)
         return {name: tensor.contiguous() for name, tensor in found.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimizer holds, on the CPU; all processes call it together, and the main one alone gets it."""
+        """The optimizer's state, on the CPU. All processes must call it together; only the main process gets it."""
         if not self._optimizer.state:
             return {}
         found: Any = get_optimizer_state_dict(self._wrapped, self._optimizer, options=_TO_SAVE)
@@ -158,7 +162,7 @@ class Trainer:
         }
 
     def streams_state(self) -> dict[str, Tensor]:
-        """What this process keeps of its own streams: their memories, and the random state."""
+        """The memories of the streams that this process owns, and its random state."""
         memories = {} if self.memories is None else pack(self.memories)
         return {**{f"memory.{name}": tensor for name, tensor in memories.items()}, **_random_state()}
 
@@ -169,22 +173,22 @@ class Trainer:
         optimizer_state: Mapping[str, Tensor],
         streams_states: Mapping[range, Mapping[str, Tensor]],
     ) -> None:
-        """Goes on where another trainer of the same options was after `update` updates.
+        """Restores the state of another trainer with the same options after `update` updates.
 
         Args:
-            weights, optimizer_state: what it returned.
-            streams_states: what each of its processes returned, by the streams it owned.
+            weights, optimizer_state: results of its `weights` and `optimizer_state`.
+            streams_states: the result of `streams_state` in each of its processes, by the streams of the process.
 
         Raises:
-            ValueError, KeyError, RuntimeError: they are of other options.
+            ValueError, KeyError, RuntimeError: the state belongs to other options.
         """
-        set_model_state_dict(self._wrapped, dict(weights), options=_WHOLE)
+        set_model_state_dict(self._wrapped, dict(weights), options=_FULL)
         if optimizer_state:
-            whole: Any = get_optimizer_state_dict(self._wrapped, self._optimizer, options=_WHOLE)
+            full: Any = get_optimizer_state_dict(self._wrapped, self._optimizer, options=_FULL)
             for key, tensor in optimizer_state.items():
                 parameter, name = key.rsplit("/", 1)
-                whole["state"][parameter][name] = tensor
-            set_optimizer_state_dict(self._wrapped, self._optimizer, whole, options=_WHOLE)
+                full["state"][parameter][name] = tensor
+            set_optimizer_state_dict(self._wrapped, self._optimizer, full, options=_FULL)
         self.update = update
         self._restore_streams(streams_states)
 
@@ -198,16 +202,16 @@ class Trainer:
         self.memories = unpack(own, self._options.accumulate, self._processes.device) if own else None
         if rows in states:
             _set_random_state(states[rows])
-        else:  # other processes than before: no random state of theirs is this one's
+        else:  # the number of processes changed, so none of the random states belongs to this one
             self._seed()
 
     def _seed(self) -> None:
-        """Other random numbers in every process, and after every update with other processes than before."""
+        """Seeds torch by update and process: neither two processes nor two starts draw the same numbers."""
         numbers = (self._options.seed, self.update, self._processes.rank)
         torch.manual_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7]))
 
     def _learning_rate(self) -> float:
-        """That of the next update, which it tells the optimizer."""
+        """Sets the optimizer's learning rate for the next update, and returns it."""
         lr = learning_rate(
             self.update,
             peak=self._options.lr,
@@ -219,7 +223,7 @@ class Trainer:
             group["lr"] = lr
         return lr
 
-    def _read(self, block: TokenBlock, memory: Carried | None) -> tuple[Tensor, Carried]:
+    def _read(self, block: TokenBlock, memory: CarriedMemory | None) -> tuple[Tensor, CarriedMemory]:
         """The loss of a block in nats per token, and the memory after it."""
         device = self._processes.device
         reset = {} if block.reset is None else {"reset": block.reset.to(device)}
