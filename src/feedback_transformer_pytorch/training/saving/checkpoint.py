@@ -4,7 +4,7 @@ checkpoints/00000500/
   model.safetensors         the weights
   optimizer.safetensors     the optimizer's state of each weight
   streams-0-32.safetensors  the memories of these streams, and the random state of the process that owns them
-  state.json                options, fingerprints of text and tokenizer, and the state of metrics
+  state.json                options, fingerprints of text and tokenizer, length of metrics.jsonl, state of the meter
   manifest.json             size and SHA-256 of each of these files; written last
 
 Each process writes the file of its own streams. The main process writes all other files. Loading unpickles nothing.
