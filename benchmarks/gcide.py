@@ -19,7 +19,7 @@ from environment import describe
 from feedback_transformer_pytorch.training.commands import draw_runs
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import PlotOptions, TrainOptions
-from feedback_transformer_pytorch.training.run import Run
+from feedback_transformer_pytorch.training.saving.run import Run
 
 DICTIONARY = Path("/usr/share/dictd/gcide.dict.dz")
 RESULTS = Path(__file__).parent / "results"

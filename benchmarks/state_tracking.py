@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.baselines import ParallelTransformer, TransformerXL
 from feedback_transformer_pytorch.config import FeedbackConfig, Position
-from feedback_transformer_pytorch.training.optimizer import build_optimizer, learning_rate
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.updates.optimizer import build_optimizer, learning_rate
 from grid import Benchmark, Grid, Settings, combinations
 from groups import multiplication_table, word_problem
 from runs import gradient_norms, run_benchmark

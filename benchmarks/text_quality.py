@@ -22,7 +22,7 @@ import yaml
 
 import feedback_transformer_pytorch.training.loop as training
 from feedback_transformer_pytorch.training.options import TrainOptions, preset_file
-from feedback_transformer_pytorch.training.run import Run, fixed_options
+from feedback_transformer_pytorch.training.saving.run import Run, fixed_options
 from grid import Benchmark, Grid, Settings, combinations
 from runs import gradient_norms, run_benchmark
 

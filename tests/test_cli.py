@@ -17,10 +17,11 @@ import torch
 import yaml
 
 from feedback_transformer_pytorch import cli, files
-from feedback_transformer_pytorch.training import checkpoint, loop
+from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.options import TrainOptions
-from feedback_transformer_pytorch.training.run import Run
-from feedback_transformer_pytorch.training.trainer import Step
+from feedback_transformer_pytorch.training.saving import checkpoint
+from feedback_transformer_pytorch.training.saving.run import Run
+from feedback_transformer_pytorch.training.updates.trainer import Step
 
 SMALL = [
     *("--dim=16", "--depth=2", "--heads=2", "--dim-head=8", "--seq-len=4", "--mem-len=16"),
@@ -128,10 +129,10 @@ def test_generate_streams(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--config"], "--config: expected one argument"),
         (["--block-len=8000"], "the text has"),
         (["--recompute=1"], "argument --recompute/--no-recompute: ignored explicit argument '1'"),
-        (["--trackers", "paper"], "--trackers has 'paper'; it must be of tensorboard, wandb, trackio"),
+        (["--trackers", "paper"], "--trackers has 'paper'; it must be one of tensorboard, wandb, trackio"),
         (["--heldout", "nowhere.txt"], "'nowhere.txt': no such file"),
         (["--tokenizer=nowhere.json"], "'nowhere.json': no such file; give bytes, or "),
-        (["--init-from=nowhere"], "nowhere is no RUN: there is no such directory"),
+        (["--init-from=nowhere"], "nowhere is not a RUN directory: there is no such directory"),
         (["--resume"], "there is no run in "),
     ],
 )
@@ -150,7 +151,7 @@ def test_unusable_text_is_one_line(refuses: Callable[..., None], tmp_path: Path,
         "missing.txt": "no such file",
         "empty.txt": "is empty",
         "short.txt": "one update takes",
-        "cut.gz": "is not a whole .gz file",
+        "cut.gz": "is not a complete .gz file",
         "*.md": "matches no file",
     }.items():
         refuses(message, "train", tmp_path / name, *out)
@@ -168,19 +169,19 @@ def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp
         *SMALL,
         "--seed=1",
     )
-    refuses("is not empty and holds no run", "train", text, "--out", tmp_path, *SMALL)
+    refuses("is not empty and does not hold a run", "train", text, "--out", tmp_path, *SMALL)
     refuses("is a file", "train", text, "--out", text, *SMALL)
     refuses("the following arguments are required: --out", "train", text, *SMALL)
 
 
 def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
-    refuses("is no RUN: it has no config.yaml", "generate", tmp_path)
-    refuses("is no RUN: there is no such directory", "eval", tmp_path / "nowhere", text)
+    refuses("is not a RUN directory: it has no config.yaml", "generate", tmp_path)
+    refuses("is not a RUN directory: there is no such directory", "eval", tmp_path / "nowhere", text)
     refuses("the following arguments are required: RUN", "generate")
     refuses("the following arguments are required: FILES", "eval", run)
     refuses("the following arguments are required: RUNS", "plot")
     refuses("the following arguments are required: ACTION, FILES", "tokenizer")
-    refuses("is no RUN: it has no config.yaml", "plot", run, tmp_path, "--out", tmp_path / "runs.png")
+    refuses("is not a RUN directory: it has no config.yaml", "plot", run, tmp_path, "--out", tmp_path / "runs.png")
     refuses("--temperature is -1.0; it must be at least 0", "generate", run, "--temperature=-1")
     refuses("--prompt is empty", "generate", run, "--prompt=")
 
@@ -357,9 +358,9 @@ def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(
         patch.setattr(loop.Trainer, "step", step_with_signal)
         assert cli.main(["train", str(text), "--out", str(stopped), *SMALL]) == 128 + signal.SIGTERM
     shown = capsys.readouterr().out
-    assert f"to go on: feedback-transformer train --resume --out {stopped}\n" in shown
+    assert f"to resume: feedback-transformer train --resume --out {stopped}\n" in shown
     assert cli.main(["train", "--resume", "--out", str(stopped)]) == 0
-    assert f"going on from {stopped}/checkpoints/00000003\n" in capsys.readouterr().out
+    assert f"resuming from {stopped}/checkpoints/00000003\n" in capsys.readouterr().out
     assert metrics(stopped, "train", "loss") == metrics(run, "train", "loss")
     assert (stopped / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
@@ -367,7 +368,7 @@ def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(
 def test_a_run_that_is_done_says_so_when_it_is_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = snapshot(run)
     assert cli.main(["train", "--resume", "--out", str(run)]) == 0
-    assert capsys.readouterr().out.endswith(f"{run} is done: 4 updates; choose another --out to train anew\n")
+    assert capsys.readouterr().out.endswith(f"{run} is done (4 updates); choose another --out for a new run\n")
     assert snapshot(run) == before
 
 
@@ -389,7 +390,7 @@ def test_a_tokenizer_is_learnt_and_used_from_start_to_end(
     tokenizer, out = tmp_path / "tokenizer.json", tmp_path / "run"
     assert cli.main(["tokenizer", "train", str(text), "--out", str(tokenizer), "--vocab-size=300"]) == 0
     assert capsys.readouterr().out == f"{tokenizer}: 300 tokens\n"
-    refuses("is there already; choose another --out", "tokenizer", "train", text, "--out", tokenizer)
+    refuses("exists already; choose another file", "tokenizer", "train", text, "--out", tokenizer)
 
     train(text, "--out", out, "--tokenizer", tokenizer)
     tokenizer.unlink()

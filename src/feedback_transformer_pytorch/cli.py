@@ -1,4 +1,4 @@
-"""The command line: options from dataclasses, every mistake of the user's in one line."""
+"""The command line: options from dataclasses; errors of the user as one line."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .training.options import (
     TrainOptions,
     default_of,
     flag,
+    is_complete,
     is_required,
-    is_whole,
     preset_file,
 )
 
@@ -41,18 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 after bad input, 128 + n after signal n."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end the program
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
-        # The reader left, as `head` does; what Python still wants to flush at exit must not raise again.
+        # The reader closed the pipe, as `head` does. Python's flush at exit must not raise the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (InputError, MissingExtraError, argparse.ArgumentError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes, which all fail alike, the first one says why
+        if os.environ.get("RANK", "0") == "0":  # several processes fail in the same way, so only the first reports
             print(f"{PROGRAM}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(options: TrainOptions) -> int:
-    """Trains; the exit code tells whether a signal ended it."""
+    """Trains a model; the exit code says whether a signal ended it."""
     from .training.loop import train
 
     outcome = train(options)
@@ -71,7 +71,7 @@ def train(options: TrainOptions) -> int:
 
 
 def evaluate(options: EvalOptions) -> int:
-    """Prints the bits per byte of a text, beside those of xz."""
+    """Prints the bits per byte of the model and of xz on a text."""
     from .training.commands import evaluate_run
 
     print(evaluate_run(options))
@@ -79,9 +79,9 @@ def evaluate(options: EvalOptions) -> int:
 
 
 def generate(options: GenerateOptions) -> int:
-    """Prints the prompt and its continuation as it comes."""
+    """Prints the prompt and its continuation token by token."""
     from .training.commands import write_text
-    from .training.progress import printable
+    from .training.reporting.progress import printable
 
     shown = printable if sys.stdout.isatty() else str
     for text in write_text(options):
@@ -91,7 +91,7 @@ def generate(options: GenerateOptions) -> int:
 
 
 def plot(options: PlotOptions) -> int:
-    """Draws the curves of several runs."""
+    """Plots several runs."""
     from .training.commands import draw_runs
 
     draw_runs(options)
@@ -100,7 +100,7 @@ def plot(options: PlotOptions) -> int:
 
 
 def tokenizer(options: TokenizerOptions) -> int:
-    """Learns a tokenizer and says how large it became."""
+    """Trains a tokenizer and prints the size of its vocabulary."""
     from .training.commands import make_tokenizer
 
     print(f"{options.out}: {make_tokenizer(options):,} tokens")
@@ -110,9 +110,9 @@ def tokenizer(options: TokenizerOptions) -> int:
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "train": (TrainOptions, train, "train a model on text"),
     "eval": (EvalOptions, evaluate, "measure a model on text, in bits per byte"),
-    "generate": (GenerateOptions, generate, "let a model continue a prompt"),
-    "plot": (PlotOptions, plot, "draw the curves of several runs"),
-    "tokenizer": (TokenizerOptions, tokenizer, "learn a tokenizer from text"),
+    "generate": (GenerateOptions, generate, "continue a prompt with a model"),
+    "plot": (PlotOptions, plot, "plot several runs"),
+    "tokenizer": (TokenizerOptions, tokenizer, "train a tokenizer on text"),
 }
 
 
@@ -142,7 +142,9 @@ def _parser() -> Any:
             description=description, print_config="--print-config", allow_abbrev=False, exit_on_error=False
         )
         if options is TrainOptions:
-            command.add_argument("--config", action="config", help="YAML file of options; those given here win")
+            command.add_argument(
+                "--config", action="config", help="YAML file of options; the command line overrides it"
+            )
         _add_options(command, options)
         commands.add_subcommand(name, command, help=description)
     return parser
@@ -163,16 +165,17 @@ def _add_options(parser: Any, options: type[Options]) -> None:
                 settings["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
             name = flag(name)
         elif hints[name] == list[str]:
-            # With a default, argparse would let an empty command line win over the configuration file.
+            # With a default, argparse would let an empty command line override the configuration file.
             count = {"nargs": "+"} if is_required(field) else {"nargs": "*", "default": argparse.SUPPRESS}
             settings |= {"type": str, **count}
         parser.add_argument(name, **settings)
 
 
 def _settings_first(arguments: list[str]) -> list[str]:
-    """Puts the preset's file, then the configuration file before all else, so that what is written out wins.
+    """Moves the preset's file and then the configuration files to the front, so that the other arguments override them.
 
-    jsonargparse lets the later win, and knows no presets. A configuration file may name a preset too.
+    In jsonargparse later arguments override earlier ones, and there are no presets. A configuration file may also name
+    a preset.
     """
     if arguments[:1] != ["train"]:
         return arguments
@@ -200,29 +203,29 @@ def _settings_first(arguments: list[str]) -> list[str]:
     named = [f"--config={preset_file(preset)}", "--preset", preset] if preset else []
     for config, values in zip(settings.config, contents, strict=True):
         named.append(f"--config={config}")
-        if config == own or is_whole(values):
+        if config == own or is_complete(values):
             named += [f"{flag(name)}={value}" for name, value in EARLIER.items() if name not in values]
     return ["train", *named, *rest]
 
 
 def _check_run(path: str) -> None:
-    """Says what is wrong with the configuration of a run, better than jsonargparse would."""
-    from .training.run import Run
+    """Reports what is wrong with the configuration of a run in clearer words than jsonargparse."""
+    from .training.saving.run import Run
 
     Run.open(path)
 
 
 def _check_text(config: str) -> None:
-    """Raises InputError if a configuration file is no text. That it is missing is jsonargparse's to say."""
+    """Raises InputError if a configuration file is not text. jsonargparse reports a missing file."""
     with contextlib.suppress(OSError):
         try:
             Path(config).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"{config} is no YAML: {error}") from error
+            raise InputError(f"{config} is not YAML ({error}); give a YAML file of options") from error
 
 
 def _content(config: str) -> dict[str, Any]:
-    """The options in a configuration file. What is wrong with the file is jsonargparse's to say."""
+    """The options in a configuration file; {} if it is wrong, which jsonargparse reports."""
     try:
         import yaml
     except ImportError as error:
@@ -239,7 +242,7 @@ def _hyphenated(argument: str) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU, torch says so in the text of its error.
+    # On a CPU, torch raises a RuntimeError with this text.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -250,7 +253,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _reworded(text: str) -> str:
-    """jsonargparse speaks of parser keys and Python types; a user knows options and values."""
+    """Replaces parser keys and Python types in messages of jsonargparse by options and values."""
     text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
     text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
     text = re.sub(r"\b(?:eval|generate|plot|tokenizer)\.(\w+)", lambda key: key[1].upper(), text)

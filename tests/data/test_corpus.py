@@ -137,11 +137,13 @@ def test_one_token_is_too_little_to_hold_out(tmp_path: Path) -> None:
 
 
 def test_held_out_files_alone_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"held-out files \(a b\) but none to train on; give both, or neither"):
+    with pytest.raises(
+        InputError, match=r"held-out files are given \(a b\) but no files to train on; give both, or neither"
+    ):
         read_corpus([], ["a", "b"], tokenizer, cache=tmp_path)
 
 
 def test_standard_input_cannot_be_both_parts(tmp_path: Path, give_standard_input: Callable[[bytes], None]) -> None:
     give_standard_input(b"text")
-    with pytest.raises(InputError, match="standard input can be read once"):
+    with pytest.raises(InputError, match="standard input can be read only once"):
         read_corpus(["-"], ["-"], tokenizer, cache=tmp_path)

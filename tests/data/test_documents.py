@@ -72,7 +72,7 @@ def test_standard_input_stands_where_it_is_named(give_standard_input: Callable[[
         (["a.txt", "none.txt"], "'none.txt': no such file"),
         (["*.csv"], r"'\*\.csv' matches no file"),
         (["dee?"], r"'dee\?' matches no file"),
-        (["deep"], r"'deep' is a directory, and no saved dataset; give its files, for example 'deep/\*\.txt'"),
+        (["deep"], r"'deep' is a directory without a saved dataset; give its files, for example 'deep/\*\.txt'"),
         (["empty.log"], "'empty.log' is empty"),
         (["a.txt/b.txt"], r"'a\.txt/b\.txt' cannot be read \(Not a directory\)"),
         (["-", "a.txt", "-"], "- is given 2 times"),
@@ -104,7 +104,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, name: str, damage: str) ->
     }[damage]
     path = tmp_path / name
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match=rf"is not a whole {re.escape(path.suffix)} file"):
+    with pytest.raises(InputError, match=rf"is not a complete {re.escape(path.suffix)} file"):
         read_text([str(path)])
 
 
@@ -176,13 +176,16 @@ def test_any_text_survives_json_lines(tmp_path_factory: pytest.TempPathFactory, 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"text": ', r"line 2 is not JSON \(Expecting value\); give one JSON object a line"),
+        (b'{"text": ', r"line 2 is not JSON \(Expecting value\); give one JSON object in each line"),
         (b'{"text": "\xff"}', r"line 2 is not JSON \(.*invalid start byte\)"),
         (b"[" * 100_000, "line 2 is not JSON"),
-        (b'"text"', "line 2 is no JSON object but str"),
-        (b'{"id": 1, "body": ""}', r"line 2 has no field 'text' \(its fields: 'id', 'body'\); name.*--text-field"),
+        (b'"text"', "line 2 is str, not a JSON object"),
+        (
+            b'{"id": 1, "body": ""}',
+            r"line 2 has no field 'text' \(its fields: 'id', 'body'\); give the right field as --text-field",
+        ),
         (b"{}", r"line 2 has no field 'text' \(its fields: none\)"),
-        (b'{"text": 7}', "line 2 has int in 'text', not a string; name a field of text with --text-field"),
+        (b'{"text": 7}', "line 2 has int in 'text', not a string; give another --text-field"),
     ],
 )
 def test_a_bad_json_line_is_named_by_file_and_number(tmp_path: Path, line: bytes, message: str) -> None:
@@ -229,8 +232,8 @@ def test_a_dataset_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     for name, text_field, message in (
         ("rows", "body", r"rows' has no field 'body' \(its fields: 'text', 'id'\)"),
         ("rows", "id", "rows', row 1 has int in 'id', not a string"),
-        ("test", "text", r"test' has no split 'train' but \['test'\]; give the directory of one of them"),
-        ("broken", "text", "broken' is not a whole dataset"),
+        ("test", "text", r"test' has the splits \['test'\], not 'train'; give the directory of one of them"),
+        ("broken", "text", "broken' is not a complete dataset"),
     ):
         with pytest.raises(InputError, match=message):
             read_text([str(tmp_path / name)], text_field=text_field)

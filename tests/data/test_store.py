@@ -12,8 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedback_transformer_pytorch import files
-from feedback_transformer_pytorch.data import ByteTokenizer, default_cache, documents, store, tokenize, train_bpe
-from feedback_transformer_pytorch.data.streams import Tokens
+from feedback_transformer_pytorch.data import (
+    ByteTokenizer,
+    Tokens,
+    default_cache,
+    documents,
+    store,
+    tokenize,
+    train_bpe,
+)
 from feedback_transformer_pytorch.errors import InputError
 
 tokenizer = ByteTokenizer()

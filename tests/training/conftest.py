@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from feedback_transformer_pytorch.data import Streams
-from feedback_transformer_pytorch.data.curriculum import stages
-from feedback_transformer_pytorch.training.architectures import build_model
+from feedback_transformer_pytorch.data import Streams, stages
+from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
-from feedback_transformer_pytorch.training.trainer import Trainer
+from feedback_transformer_pytorch.training.updates.trainer import Trainer
 
 
 @pytest.fixture

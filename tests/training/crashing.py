@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from feedback_transformer_pytorch import files
-from feedback_transformer_pytorch.training import checkpoint
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
-from feedback_transformer_pytorch.training.saver import Saver
+from feedback_transformer_pytorch.training.saving import checkpoint
+from feedback_transformer_pytorch.training.saving.saver import Saver
 
 # Forked from a server that has imported everything and computed nothing, a process is there in no time.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([train.__module__, "feedback_transformer_pytorch.training.plots"])
+_CONTEXT.set_forkserver_preload([train.__module__, "feedback_transformer_pytorch.training.reporting.plots"])
 
 TIMES = {"seconds", "tokens_per_second", "peak_memory_bytes"}
 

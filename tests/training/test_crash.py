@@ -11,7 +11,7 @@ from crashing import count_operations, left_behind, run_and_kill
 
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
-from feedback_transformer_pytorch.training.saver import Saver
+from feedback_transformer_pytorch.training.saving.saver import Saver
 
 
 @pytest.fixture

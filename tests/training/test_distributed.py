@@ -14,10 +14,10 @@ import torch
 import yaml
 from torch import nn
 
-from feedback_transformer_pytorch.training.checkpoint import Checkpoints
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
+from feedback_transformer_pytorch.training.saving.checkpoint import Checkpoints
 
 
 @pytest.fixture

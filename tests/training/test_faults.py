@@ -11,9 +11,9 @@ import pytest
 from crashing import left_behind
 
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.training.checkpoint import Checkpoints
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.saving.checkpoint import Checkpoints
 
 
 class Disk:

@@ -12,8 +12,8 @@ from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
-from feedback_transformer_pytorch.training.run import Run
-from feedback_transformer_pytorch.training.trainer import Step
+from feedback_transformer_pytorch.training.saving.run import Run
+from feedback_transformer_pytorch.training.updates.trainer import Step
 
 TIMES = {"seconds", "tokens_per_second", "peak_memory_bytes"}
 
@@ -134,8 +134,8 @@ def test_a_stop_saves_the_weights_of_the_last_update(
     shown = capsys.readouterr().out
     assert shown.splitlines()[-3:] == [
         f"stopped by SIGTERM after update {last} of 6",
-        f"to go on: feedback-transformer train --resume --out {options.out}",
-        f"to write with the weights of that update: feedback-transformer generate {options.out}",
+        f"to resume: feedback-transformer train --resume --out {options.out}",
+        f"to generate text with these weights: feedback-transformer generate {options.out}",
     ]
 
 
@@ -193,7 +193,7 @@ def test_the_newest_checkpoint_that_is_there_is_gone_on_from(
     run.checkpoints.keep({4})
     capsys.readouterr()
     assert train(options) == Outcome(6, None)
-    assert f"going on from {run.path}/checkpoints/00000004\nupdate 6/6" in capsys.readouterr().out
+    assert f"resuming from {run.path}/checkpoints/00000004\nupdate 6/6" in capsys.readouterr().out
     assert metrics(options.out) == before
 
 
@@ -208,8 +208,8 @@ def test_a_run_that_goes_on_with_another_walk_says_so(
     train(dataclasses.replace(options, implementation="stepwise"))
     folder = f"{options.out}/checkpoints/00000003"
     assert (
-        f"going on from {folder}\n{folder} was made with the definition, this run uses torch operations: "
-        "from here on its results are the same up to rounding, not bit for bit\n"
+        f"resuming from {folder}\n{folder} was computed with the definition, and this run uses torch operations: "
+        "from here on, results are the same up to rounding, not bit for bit\n"
     ) in capsys.readouterr().out
 
 
@@ -220,7 +220,7 @@ def test_a_run_that_is_done_says_so_and_stays_as_it_is(
     before = {path: path.read_bytes() for path in Path(options.out).rglob("*") if path.is_file()}
     capsys.readouterr()
     assert train(options) == Outcome(6, None)
-    assert capsys.readouterr().out.endswith(f"{options.out} is done: 6 updates; choose another --out to train anew\n")
+    assert capsys.readouterr().out.endswith(f"{options.out} is done (6 updates); choose another --out for a new run\n")
     assert {path: path.read_bytes() for path in Path(options.out).rglob("*") if path.is_file()} == before
 
 
@@ -236,7 +236,7 @@ def test_another_tokenizer_is_refused_when_a_run_goes_on(options: TrainOptions, 
     train(options)
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text(train_bpe(options.files, 300).to_json())
-    with pytest.raises(InputError, match="--tokenizer is .*, which is not the tokenizer that the run in"):
+    with pytest.raises(InputError, match="--tokenizer is .*, which is not the tokenizer of the run in"):
         train(dataclasses.replace(options, tokenizer=str(tokenizer)))
 
 
@@ -255,13 +255,15 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(
 
 
 @pytest.mark.parametrize(
-    ("eval_every", "good"), [(4, "the last checkpoint is .*checkpoints/00000004"), (6, "no checkpoint yet")]
+    ("eval_every", "good"), [(4, "the last checkpoint is .*checkpoints/00000004"), (6, "there is no checkpoint")]
 )
 def test_too_many_skipped_updates_end_the_run(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, eval_every: int, good: str
 ) -> None:
     skip({3, 4, 5}, monkeypatch)
-    message = f"not finite at 3 updates in a row, the last one 5 \\(loss nan\\); {good}; train anew with a smaller --lr"
+    message = (
+        f"not finite at 3 updates in a row, the last one 5 \\(loss nan\\); {good}; train a new run with a smaller --lr"
+    )
     with pytest.raises(InputError, match=message):
         train(dataclasses.replace(options, max_skipped=2, eval_every=eval_every))
 
@@ -279,4 +281,4 @@ def test_held_out_text_may_be_given(options: TrainOptions, tmp_path: Path, capsy
     heldout.write_text("Twelve sheep went over another bridge.\n" * 3)
     train(dataclasses.replace(options, heldout=[str(heldout)]))
     size = Path(options.files[0]).stat().st_size
-    assert f"text.txt: {size:,} bytes to learn, {heldout.stat().st_size} held out; " in capsys.readouterr().out
+    assert f"text.txt: {size:,} bytes to train on, {heldout.stat().st_size} held out; " in capsys.readouterr().out

@@ -28,14 +28,14 @@ from feedback_transformer_pytorch.training.options import (
         ("precision", "fp16", "--precision is 'fp16'; it must be 'fp32' or 'bf16'"),
         ("files", "a.txt", "--files is 'a.txt'; it must be a list of texts"),
         ("recompute", 1, "--recompute is 1; it must be true or false"),
-        ("trackers", ["paper"], "--trackers has 'paper'; it must be of tensorboard, wandb, trackio"),
+        ("trackers", ["paper"], "--trackers has 'paper'; it must be one of tensorboard, wandb, trackio"),
         ("accumulate", 5, "--accumulate is 5; it must divide --batch-size 32"),
         ("first_block_len", 128, "--first-block-len is 128; it must be below --block-len 128"),
         ("first_block_len", 64, "--curriculum-updates is 0; "),
         ("checkpoint_minutes", 0, "--checkpoint-minutes is 0; it must be above 0"),
         ("keep", 0, "--keep is 0; it must be at least 1"),
-        ("curriculum_updates", 5, "--curriculum-updates is 5; give --first-block-len too"),
-        ("compile", True, "--compile gains nothing for --model feedback"),
+        ("curriculum_updates", 5, "--curriculum-updates is 5 without --first-block-len; give both"),
+        ("compile", True, "--compile is given with --model feedback"),
         ("seq_len", 3, "--block-len is 128; it must be a multiple of --seq-len 3"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_mistake_in_generation_is_named() -> None:
 
 
 def test_a_dict_with_an_unknown_or_without_a_required_option_is_refused() -> None:
-    with pytest.raises(InputError, match="'max_update' is no option; the options are files, out, "):
+    with pytest.raises(InputError, match="'max_update' is not an option; the options are files, out, "):
         TrainOptions.from_dict({"out": "run", "max_update": 3})
     with pytest.raises(InputError, match="--out is missing"):
         TrainOptions.from_dict({})

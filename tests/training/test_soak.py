@@ -9,7 +9,7 @@ import pytest
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
-from feedback_transformer_pytorch.training.trainer import Step
+from feedback_transformer_pytorch.training.updates.trainer import Step
 
 SETTLED, UPDATES = 1000, 3000
 ALLOWED = 0.01

@@ -1,4 +1,4 @@
-"""Byte-level byte-pair encoding (BPE), kept in the `tokenizer.json` of the Hugging Face library `tokenizers`."""
+"""Byte-level byte-pair encoding (BPE), stored as a `tokenizer.json` of the Hugging Face library `tokenizers`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ import numpy as np
 
 from ..errors import InputError, MissingExtraError
 from .documents import read_pieces
-from .streams import Tokens
-from .tokenizer import ByteStreamDecoder, to_bytes
+from .tokenizer import ByteStreamDecoder, Tokens, to_bytes
 
 _SHOWN_BYTES = 30
 
 
 class BpeTokenizer:
-    """A `Tokenizer` whose tokens are strings of bytes that are frequent in some text, for text in UTF-8.
+    """A `Tokenizer` for UTF-8 text whose tokens are byte strings that are frequent in the text it was trained on.
 
-    Of a `tokenizer.json` only what keeps every byte is accepted; what it says about padding, truncation and special
-    tokens around a text is left out. A special token within a text is that token.
+    It accepts only a `tokenizer.json` that preserves every byte. It ignores settings of padding, truncation and special
+    tokens around a text. A special token inside a text is encoded as that token.
 
     Args:
-        content: of the `tokenizer.json`.
+        content: the content of a `tokenizer.json`.
 
     Raises:
-        InputError: `content` is damaged, or a tokenizer of a kind that may change the text.
+        InputError: `content` is damaged, or the tokenizer may change the text.
         MissingExtraError: `tokenizers` is not installed.
     """
 
@@ -36,7 +35,7 @@ class BpeTokenizer:
         library = _tokenizers()
         try:
             self._backend = library.Tokenizer.from_str(content)
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises nothing more specific
             reason = " ".join(str(error).split())
             raise InputError(f"the content is not a tokenizer.json ({reason}); save the tokenizer again") from error
         self._backend.no_padding()
@@ -62,7 +61,7 @@ class BpeTokenizer:
         return self.encode_batch([to_bytes(text)])[0]
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[Tokens]:
-        """Return the tokens of each of `texts`, made in as many threads as there are processors.
+        """Return the tokens of each of `texts`, encoded in one thread for each processor.
 
         Raises:
             InputError: a text is not UTF-8.
@@ -71,7 +70,7 @@ class BpeTokenizer:
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 
     def decode(self, tokens: Iterable[SupportsInt]) -> str:
-        """Return the text of `tokens`; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of `tokens`; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             IndexError: a token is V or more.
@@ -100,19 +99,19 @@ class BpeTokenizer:
 
 
 def train_bpe(sources: Sequence[str], vocab_size: int, *, text_field: str = "text") -> BpeTokenizer:
-    """Learn a tokenizer from `sources` (see `read_pieces`); the same text gives the same tokenizer.
+    """Train a tokenizer on `sources` (see `read_pieces`); the same text gives the same tokenizer.
 
     Args:
-        sources: what `read_pieces` takes, in UTF-8.
-        vocab_size: V, 256 or more: every byte is a token. It ends up smaller if no pair occurs twice any more.
-        text_field: where JSON lines and datasets have the text.
+        sources: arguments of `read_pieces`, in UTF-8.
+        vocab_size: V, 256 or more, because every byte is a token. V becomes smaller if no other pair occurs twice.
+        text_field: the field that holds the text in JSON lines and datasets.
 
     Raises:
         InputError: `vocab_size` is too small, or the text cannot be read or is not UTF-8.
         MissingExtraError: `tokenizers` is not installed.
     """
     if vocab_size < 256:
-        raise InputError(f"the vocabulary size is {vocab_size}; give 256 or more: every byte is a token")
+        raise InputError(f"the vocabulary size is {vocab_size}; give 256 or more, because every byte is a token")
     library = _tokenizers()
     byte_level = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend = library.Tokenizer(library.models.BPE())
@@ -141,12 +140,12 @@ def _to_str(text: bytes) -> str:
         before = text[max(0, error.start - _SHOWN_BYTES) : error.start]
         raise InputError(
             f"the text has the byte {text[error.start]:#04x} after {before!r}, which is not UTF-8; "
-            "convert the text to UTF-8, or use the tokenizer bytes, which takes anything"
+            "convert the text to UTF-8, or use --tokenizer bytes, which accepts any text"
         ) from error
 
 
 def _may_change_text(spec: dict[str, Any]) -> Iterator[str]:
-    """Yield the reasons why the tokenizer `spec` may drop, add or change bytes, or not give the same tokens twice."""
+    """Yield the reasons why a tokenizer may drop, add or change bytes, or encode a text in different ways."""
     model = spec["model"]
     if model["type"] != "BPE":
         yield f"is of type {model['type']}, not BPE"
@@ -179,7 +178,7 @@ def _splitting_may_change_text(pre_tokenizer: dict[str, Any]) -> Iterator[str]:
 
 
 def _bytes_of_tokens(backend: Any) -> list[bytes]:
-    """Return what each token stands for; a number that is no token stands for nothing."""
+    """Return the bytes of each token; none for a number that is not a token."""
     vocab: dict[str, int] = backend.get_vocab()
     table = [b""] * (max(vocab.values()) + 1)
     added = backend.get_added_tokens_decoder()
@@ -189,7 +188,7 @@ def _bytes_of_tokens(backend: Any) -> list[bytes]:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """Invert the byte-level alphabet of GPT-2: printable bytes stand for themselves, the others come from U+0100 on."""
+    """Invert the byte-level alphabet of GPT-2: printable bytes map to themselves, the others to U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""The text to train on and the text held out from it."""
+"""The text to train on and the held-out text."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from pathlib import Path
 from ..errors import InputError
 from .standard_library import standard_library_text
 from .store import Progress, tokenize
-from .streams import Tokens
 from .text import Text, encode_text
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, Tokens
 
-HELDOUT_DIVISOR = 20  # of every so many tokens one is held out
+HELDOUT_DIVISOR = 20  # one in so many tokens is held out
 HELDOUT_LIMIT = 1_000_000  # bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text in two parts that do not overlap, and what to call it in a report."""
+    """A text in two parts that do not overlap, and its name in reports."""
 
     train: Text
     heldout: Text
@@ -30,16 +29,16 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal; of both parts."""
+        """SHA-256 of both parts, in hexadecimal."""
         return hashlib.sha256(f"{self.train.fingerprint} {self.heldout.fingerprint}".encode()).hexdigest()
 
 
 def default_corpus(tokenizer: Tokenizer) -> Corpus:
-    """Return the standard library's English, about 2 MB; it takes a few seconds to collect.
+    """Return the English text of the standard library, about 2 MB, in a few seconds.
 
-    Held out are the last tenth of the topics' paragraphs and the last tenth of the docstrings', so that both parts
-    have both kinds of text. Repeated paragraphs were dropped before the split (`standard_library_text`).
-    The text depends on Python's version. Each part is one document.
+    The held-out text is the last tenth of the topics' paragraphs and the last tenth of the docstrings' paragraphs, so
+    both parts have both kinds of text. Repeated paragraphs are dropped before the split (`standard_library_text`).
+    The text depends on the version of Python. Each part is one document.
 
     Raises:
         InputError: this Python was installed without the sources of its library.
@@ -47,9 +46,9 @@ def default_corpus(tokenizer: Tokenizer) -> Corpus:
     train: list[str] = []
     heldout: list[str] = []
     for paragraphs in standard_library_text():
-        cut = len(paragraphs) * 9 // 10
-        train += paragraphs[:cut]
-        heldout += paragraphs[cut:]
+        split = len(paragraphs) * 9 // 10
+        train += paragraphs[:split]
+        heldout += paragraphs[split:]
     return Corpus(
         encode_text(_join(train), tokenizer),
         encode_text(_join(heldout), tokenizer),
@@ -66,26 +65,30 @@ def read_corpus(
     cache: Path,
     on_progress: Progress | None = None,
 ) -> Corpus:
-    """Read the text of `files` and hold out that of `heldout_files`, or else the end of it.
+    """Read the text of `files`, and hold out the text of `heldout_files` or, without those, the end of `files`.
 
-    That end is 5 % of the tokens, or the last 1,000,000 bytes if that is less; up to three tokens more if it would
-    begin within a UTF-8 character.
+    That end is 5 % of the tokens, or the last 1,000,000 bytes if that is less. It has up to three more tokens if it
+    would otherwise start in the middle of a UTF-8 character.
 
     Args:
-        files: what `read_pieces` takes; none for the `default_corpus`.
-        heldout_files: likewise; none to hold out the end of `files`.
-        text_field, cache, on_progress: as `tokenize` has them; it is called for each of both parts that is read.
+        files: arguments of `read_pieces`; none for the `default_corpus`.
+        heldout_files: arguments of `read_pieces`; none to hold out the end of `files`.
+        text_field, cache, on_progress: arguments of `tokenize`, for both texts.
 
     Raises:
-        InputError: as `tokenize` does, held-out files are given alone, or a text is too short to hold out two tokens.
-        MissingExtraError: as `tokenize` does.
+        InputError: `tokenize` raises it, held-out files are given alone, or a text is too short to hold out two tokens.
+        MissingExtraError: `tokenize` raises it.
     """
     if not files:
         if heldout_files:
-            raise InputError(f"held-out files ({' '.join(heldout_files)}) but none to train on; give both, or neither")
+            raise InputError(
+                f"held-out files are given ({' '.join(heldout_files)}) but no files to train on; give both, or neither"
+            )
         return default_corpus(tokenizer)
     if "-" in files and "-" in heldout_files:
-        raise InputError("- is given to train on and to hold out; standard input can be read once: give - once")
+        raise InputError(
+            "- is given to train on and to hold out, but standard input can be read only once; give - once"
+        )
     name = " ".join(files)
     text = tokenize(files, tokenizer, text_field=text_field, cache=cache, on_progress=on_progress)
     if not heldout_files:
@@ -110,7 +113,7 @@ def _heldout_start(tokens: Tokens, tokenizer: Tokenizer, name: str) -> int:
 
 
 def _character_start(tokens: Tokens, position: int, tokenizer: Tokenizer) -> int:
-    """The token that starts the character at `position`; at most three tokens back, whatever the bytes are."""
+    """The token that starts the character at `position`, at most three tokens back."""
     for start in range(position, max(position - 4, 0), -1):
         if tokenizer.decode_bytes(tokens[start : start + 1])[0] & 0xC0 != 0x80:
             return start
@@ -118,5 +121,5 @@ def _character_start(tokens: Tokens, position: int, tokenizer: Tokenizer) -> int
 
 
 def _join(paragraphs: list[str]) -> bytes:
-    # A string literal may hold half a surrogate pair, which UTF-8 cannot.
+    # A string literal may contain half a surrogate pair, which UTF-8 cannot encode.
     return ("\n\n".join(paragraphs) + "\n").encode("utf-8", errors="replace")

@@ -23,44 +23,45 @@ _JSON_LINES = {".jsonl", ".ndjson"}
 
 
 class Piece(NamedTuple):
-    """A part of a document, in whole characters if it is UTF-8."""
+    """A part of a document. In UTF-8 text it does not split characters."""
 
     text: bytes
     starts_document: bool
 
 
 def read_pieces(sources: Sequence[str], *, text_field: str = "text") -> Iterator[Piece]:
-    """Read `sources` in the order given, with nothing put between them, in pieces of about 1 MiB.
+    """Read `sources` in the given order, with nothing between them, in pieces of about 1 MiB.
 
-    A piece ends after a line break where it has one. Where pieces end depends on the documents alone, not on how they
+    A piece that contains a line break ends with one. Where pieces end depends only on the documents, not on how they
     are stored. A source is
 
     - a file: one document. Files that end in `.gz` or `.xz` are decompressed;
-    - a file that ends in `.jsonl` or `.ndjson`, compressed or not: one document a line, an object's `text_field`;
-    - a directory where Hugging Face `datasets` saved a dataset: one document a row, the column `text_field`. Of a
-      dataset in splits the one named train is read;
-    - a glob (`**` spans folders), which stands for the files it matches, sorted by path;
-    - `-`, which is standard input: one document.
+    - a file that ends in `.jsonl` or `.ndjson`, compressed or not: each line is an object, and its `text_field` one
+      document;
+    - a directory where Hugging Face `datasets` saved a dataset: each row's `text_field` is one document. If the dataset
+      has splits, the split "train" is read;
+    - a glob (`**` spans folders): the files it matches, sorted by path;
+    - `-`, standard input: one document.
 
-    Documents from JSON lines and datasets are skipped where empty, end in a line break (one is added where there is
-    none), and have `?` for half a surrogate pair, which UTF-8 cannot hold.
+    Empty documents from JSON lines and datasets are skipped. The others get a line break at the end if they have none.
+    Half a surrogate pair, which UTF-8 cannot encode, becomes `?`.
 
     Raises:
-        InputError: at the call, there is no source or `-` is given twice. While reading, a file is missing,
-            unreadable, corrupt, empty or a directory without a dataset; a glob matches no file; a line or a row has no
-            string in `text_field`.
+        InputError: at the call, if there is no source or `-` is given twice. While reading, if a file is missing,
+            unreadable, corrupt, empty or a directory without a dataset, if a glob matches no file, or if a line or row
+            has no string in `text_field`.
         MissingExtraError: a dataset is given, but `datasets` is not installed.
     """
     if not sources:
         raise InputError("no text was given; give files, globs, or - for standard input")
     if sources.count("-") > 1:
-        raise InputError(f"- is given {sources.count('-')} times; standard input can be read once: give - once")
+        raise InputError(f"- is given {sources.count('-')} times; standard input can be read only once: give - once")
     return (piece for source in sources for piece in _read_source(source, text_field))
 
 
 def _read_source(source: str, text_field: str) -> Iterator[Piece]:
     if source == "-":
-        yield from _not_empty(_cut(sys.stdin.buffer), "standard input (-)")
+        yield from _not_empty(_split(sys.stdin.buffer), "standard input (-)")
         return
     for path in _expand(source):
         yield from _not_empty(_read_path(path, text_field), repr(str(path)))
@@ -68,7 +69,7 @@ def _read_source(source: str, text_field: str) -> Iterator[Piece]:
 
 def _expand(source: str) -> list[Path]:
     is_glob = any(character in source for character in "*?[")
-    if not is_glob or Path(source).exists():  # a file's own name may hold such characters
+    if not is_glob or Path(source).exists():  # the name of a file may contain such characters
         return [Path(source)]
     matches = (Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob: relative only)
     files = sorted(path for path in matches if path.is_file())
@@ -79,7 +80,7 @@ def _expand(source: str) -> list[Path]:
 
 def _read_path(path: Path, text_field: str) -> Iterator[Piece]:
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return _cut_each(_dataset_documents(path, text_field))
+        return _split_each(_dataset_documents(path, text_field))
     return _read_file(path, text_field)
 
 
@@ -88,18 +89,18 @@ def _read_file(path: Path, text_field: str) -> Iterator[Piece]:
     try:
         with _open(path) as file:
             if _is_json_lines(path):
-                yield from _cut_each(_json_documents(file, name, text_field))
+                yield from _split_each(_json_documents(file, name, text_field))
             else:
-                yield from _cut(file)
+                yield from _split(file)
     except _CORRUPT as error:
         raise InputError(
-            f"{name} is not a whole {path.suffix} file ({error}); make it again, or rename it if it is plain text"
+            f"{name} is not a complete {path.suffix} file ({error}); recreate it, or rename it if it is plain text"
         ) from error
     except FileNotFoundError:
         raise InputError(f"{name}: no such file; give a text file, a glob, or - for standard input") from None
     except IsADirectoryError:
         raise InputError(
-            f"{name} is a directory, and no saved dataset; give its files, for example {str(path / '*.txt')!r}"
+            f"{name} is a directory without a saved dataset; give its files, for example {str(path / '*.txt')!r}"
         ) from None
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}); give a file that you can read") from error
@@ -122,10 +123,12 @@ def _json_documents(lines: Iterable[bytes], name: str, text_field: str) -> Itera
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", error)  # of a JSONDecodeError, without a line number of its own
-            raise InputError(f"{where} is not JSON ({reason}); give one JSON object a line") from error
+            reason = getattr(error, "msg", error)  # without the line number that str(error) would add
+            raise InputError(f"{where} is not JSON ({reason}); give one JSON object in each line") from error
         if not isinstance(record, dict):
-            raise InputError(f"{where} is no JSON object but {type(record).__name__}; give one JSON object a line")
+            raise InputError(
+                f"{where} is {type(record).__name__}, not a JSON object; give one JSON object in each line"
+            )
         if text_field not in record:
             raise InputError(_no_field(where, text_field, record))
         yield _string(record[text_field], text_field, where)
@@ -141,14 +144,14 @@ def _dataset_documents(path: Path, text_field: str) -> Iterator[str]:
         dataset = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{name} is not a whole dataset ({reason}); save it again with save_to_disk") from error
+        raise InputError(f"{name} is not a complete dataset ({reason}); save it again with save_to_disk") from error
     if isinstance(dataset, datasets.DatasetDict):
         if "train" not in dataset:
-            raise InputError(f"{name} has no split 'train' but {sorted(dataset)}; give the directory of one of them")
+            raise InputError(f"{name} has the splits {sorted(dataset)}, not 'train'; give the directory of one of them")
         dataset = dataset["train"]
     if text_field not in dataset.column_names:
         raise InputError(_no_field(name, text_field, dataset.column_names))
-    batches = dataset.select_columns([text_field]).iter(1000)  # several times as fast as row by row
+    batches = dataset.select_columns([text_field]).iter(1000)  # several times faster than row by row
     for number, text in enumerate((text for batch in batches for text in batch[text_field]), 1):
         yield _string(text, text_field, f"{name}, row {number}")
 
@@ -156,25 +159,25 @@ def _dataset_documents(path: Path, text_field: str) -> Iterator[str]:
 def _string(text: object, text_field: str, where: str) -> str:
     if not isinstance(text, str):
         raise InputError(
-            f"{where} has {type(text).__name__} in {text_field!r}, not a string; name a field of text with --text-field"
+            f"{where} has {type(text).__name__} in {text_field!r}, not a string; give another --text-field"
         )
     return text
 
 
 def _no_field(where: str, text_field: str, found: Iterable[str]) -> str:
     names = ", ".join(map(repr, found)) or "none"
-    return f"{where} has no field {text_field!r} (its fields: {names}); name the field of text with --text-field"
+    return f"{where} has no field {text_field!r} (its fields: {names}); give the right field as --text-field"
 
 
-def _cut_each(documents: Iterable[str]) -> Iterator[Piece]:
+def _split_each(documents: Iterable[str]) -> Iterator[Piece]:
     for document in documents:
         if document:
             text = document.encode("utf-8", errors="replace")
-            yield from _cut(io.BytesIO(text if text.endswith(b"\n") else text + b"\n"))
+            yield from _split(io.BytesIO(text if text.endswith(b"\n") else text + b"\n"))
 
 
-def _cut(file: BinaryIO) -> Iterator[Piece]:
-    """Cut one document into pieces."""
+def _split(file: BinaryIO) -> Iterator[Piece]:
+    """Split one document into pieces."""
     starts_document = True
     rest = b""
     while chunk := file.read(PIECE_LEN):
@@ -189,7 +192,7 @@ def _cut(file: BinaryIO) -> Iterator[Piece]:
 
 
 def _last_character(text: bytes) -> int:
-    """Where the last UTF-8 character starts, whole or not; the end of `text` if its last four bytes start none."""
+    """Where the last UTF-8 character, complete or not, starts; the end of `text` if none starts in the last 4 bytes."""
     starts = (n for n in range(len(text) - 1, max(len(text) - 5, -1), -1) if text[n] & 0xC0 != 0x80)
     return next(starts, len(text))
 

@@ -1,4 +1,4 @@
-"""A tokenizer by what the command line calls it."""
+"""Loads the tokenizer that `--tokenizer` names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _WHAT_TO_GIVE = "give bytes, or a tokenizer.json that `feedback-transformer toke
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """Return the `ByteTokenizer` for "bytes", else the `BpeTokenizer` of the `tokenizer.json` at `source`.
+    """Return the `ByteTokenizer` for "bytes", otherwise the `BpeTokenizer` of the `tokenizer.json` at `source`.
 
     Raises:
-        InputError: the file is missing, unreadable, damaged, or a tokenizer that may change the text.
+        InputError: the file is missing, unreadable or damaged, or its tokenizer may change the text.
         MissingExtraError: `source` is a file, but `tokenizers` is not installed.
     """
     if source == "bytes":

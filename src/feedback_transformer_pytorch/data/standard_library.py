@@ -1,4 +1,4 @@
-"""The English that every Python carries: its language reference and its docstrings."""
+"""The English text in Python's standard library: help topics and docstrings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_tes
 def standard_library_text() -> tuple[list[str], list[str]]:
     """Return the paragraphs of `pydoc_data.topics` and those of the standard library's docstrings.
 
-    Topics come by name, docstrings by the path of their source file and then by line. Of paragraphs that differ in
-    white space at most, only the first is kept, over both lists: wherever they are split, no paragraph is on both
-    sides. The sources are parsed, never imported.
+    Topics are sorted by name, docstrings by the path of their source file and then by line. Of paragraphs that are
+    equal up to white space, only the first in both lists is kept: wherever the lists are split, no paragraph is on both
+    sides. The sources are parsed, not imported.
 
     Raises:
         InputError: this Python was installed without the sources of its library.
@@ -29,8 +29,8 @@ def standard_library_text() -> tuple[list[str], list[str]]:
     docstrings = [text for path in _sources(root) for text in _docstrings(path)] if root.is_dir() else []
     if not docstrings:
         raise InputError(
-            f"no Python sources in {str(root)!r}, the standard library's folder; "
-            "the default text is made from them: give text files instead"
+            f"the standard library's folder {str(root)!r} has no Python sources, from which the default text is made; "
+            "give text files instead"
         )
     seen: set[str] = set()
     return (
@@ -50,7 +50,7 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 def _docstrings(path: Path) -> Iterator[str]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a source's own escape sequences are no concern of the reader's
+        warnings.simplefilter("ignore")  # about escape sequences in the sources
         tree = ast.parse(path.read_bytes())
     nodes: list[ast.AST] = [tree]
     while nodes:
@@ -59,7 +59,7 @@ def _docstrings(path: Path) -> Iterator[str]:
             docstring = ast.get_docstring(node)
             if docstring:
                 yield docstring
-        # Definitions stand only in statements (and in `except` and `case`); to skip expressions halves the time.
+        # Only statements, `except` and `case` contain definitions. Skipping expressions halves the time.
         children = [
             c for c in ast.iter_child_nodes(node) if isinstance(c, ast.stmt | ast.excepthandler | ast.match_case)
         ]
@@ -67,7 +67,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _new_paragraphs(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
-    """Yield the paragraphs of `texts` that are not in `seen` yet, and add them to it."""
+    """Yield the paragraphs of `texts` that are not in `seen`, and add them to it."""
     for text in texts:
         for paragraph in re.split(r"\n\s*\n", text):
             words = " ".join(paragraph.split())

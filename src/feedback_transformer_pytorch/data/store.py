@@ -1,9 +1,9 @@
-"""Texts of any size as tokens in memory-mapped files, which are made once for each text and tokenizer.
+"""Tokens of texts of any size in memory-mapped files, written once for each text and tokenizer.
 
 CACHE/FINGERPRINT/tokens.bin     the tokens, of the tokenizer's dtype
-CACHE/FINGERPRINT/documents.bin  where in them each document starts, int64
-CACHE/FINGERPRINT/index.json     how many tokens, documents and bytes of text
-CACHE/unfinished-*               what a process is at; a leftover of a crash may be deleted
+CACHE/FINGERPRINT/documents.bin  where in the tokens each document starts, int64
+CACHE/FINGERPRINT/index.json     numbers of tokens, documents and bytes of text
+CACHE/unfinished-*               files that a process is writing; after a crash they may be deleted
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ def tokenize(
     cache: Path,
     on_progress: Progress | None = None,
 ) -> Text:
-    """Return the tokens of `sources` (see `read_pieces`) from `cache`, where they are put first if need be.
+    """Return the tokens of `sources` (see `read_pieces`), mapped from files in `cache`.
 
-    The sources are read once to know the text by its content, and a second time to tokenize it if it is new; standard
-    input is kept in a temporary file meanwhile. Memory holds a few pieces at a time. Processes may do this to the
-    same text at the same time.
+    The sources are read once to compute the fingerprint of the text. If the cache does not have it, they are read a
+    second time and tokenized. Standard input is copied to a temporary file. Memory holds a few pieces at a time.
+    Several processes may tokenize the same text at the same time.
 
     Args:
-        sources: what `read_pieces` takes.
-        tokenizer: is given many pieces at once, for it to work in parallel.
-        text_field: where JSON lines and datasets have the text.
-        cache: a folder, made if need be (see `default_cache`).
-        on_progress: is called with the bytes done and the bytes in all, which are None on the first reading; on the
-            second the bytes done count from 0 again.
+        sources: arguments of `read_pieces`.
+        tokenizer: gets many pieces in one call, so that it can work in parallel.
+        text_field: the field that holds the text in JSON lines and datasets.
+        cache: a folder, which is created if it is missing (see `default_cache`).
+        on_progress: called with the number of bytes read and the number of all bytes. In the first reading the latter
+            is None; in the second reading the former starts from 0.
 
     Raises:
-        InputError: the text cannot be read or tokenized, it changed between the readings, the cache cannot be
-            written, or what is there is damaged.
+        InputError: the text cannot be read or tokenized or changed between the readings, or the cache cannot be written
+            or is damaged.
         MissingExtraError: a dataset is given, but `datasets` is not installed.
     """
     report = on_progress or (lambda done, total: None)
@@ -72,22 +72,22 @@ def tokenize(
             folder = cache / str(known)
             if not folder.exists():
                 store = Path(temporary) / "store"
-                read_again = Fingerprint(tokenizer)
-                pieces = _followed(read_pieces(sources, text_field=text_field), read_again)
+                second = Fingerprint(tokenizer)
+                pieces = _fingerprinted(read_pieces(sources, text_field=text_field), second)
                 _write(store, pieces, tokenizer, lambda done: report(done, known.num_bytes))
-                if str(read_again) != str(known):
+                if str(second) != str(known):
                     raise InputError("the text changed while it was read; run again when nothing writes to it")
                 _move(store, folder)
     return _open(folder, tokenizer)
 
 
 def default_cache() -> Path:
-    """Return the folder for tokenized texts: `feedback-transformer` in $XDG_CACHE_HOME, or else in ~/.cache."""
+    """Return the folder for tokens: `feedback-transformer` in $XDG_CACHE_HOME or, if that is not set, in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feedback-transformer"
 
 
 def _keep_standard_input(sources: Sequence[str], folder: Path) -> list[str]:
-    """Put the file that standard input was written to in place of `-`."""
+    """Write standard input to a file; return `sources` with that file in place of `-`."""
     if "-" not in sources:
         return list(sources)
     kept = folder / "standard-input"
@@ -98,7 +98,7 @@ def _keep_standard_input(sources: Sequence[str], folder: Path) -> list[str]:
     return [str(kept) if source == "-" else source for source in sources]
 
 
-def _followed(pieces: Iterable[Piece], fingerprint: Fingerprint) -> Iterator[Piece]:
+def _fingerprinted(pieces: Iterable[Piece], fingerprint: Fingerprint) -> Iterator[Piece]:
     for piece in pieces:
         fingerprint.add(piece)
         yield piece
@@ -140,7 +140,7 @@ def _move(store: Path, folder: Path) -> None:
     try:
         store.rename(folder)
     except OSError:
-        if not folder.is_dir():  # if it is, another process was faster, and its tokens are the same
+        if not folder.is_dir():  # otherwise another process was faster; its tokens are the same
             raise
 
 
@@ -160,7 +160,7 @@ def _read_index(path: Path) -> dict[str, int]:
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(count, dict) or set(count) != _COUNTS or not all(type(n) is int for n in count.values()):
-        raise _damaged(path, f"it has not the counts of {', '.join(sorted(_COUNTS))}")
+        raise _damaged(path, f"it does not have the counts of {', '.join(sorted(_COUNTS))}")
     return count
 
 

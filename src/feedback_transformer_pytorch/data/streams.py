@@ -1,4 +1,4 @@
-"""Token streams for truncated backpropagation through time with a memory that is carried from block to block.
+"""The tokens of every update: parallel streams of a text, in blocks, whose lengths may follow a curriculum.
 
 Axis letters: B streams (rows of the batch), T tokens in a block.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +15,25 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .curriculum import Stage
+from .tokenizer import Tokens
 
-Tokens = npt.NDArray[np.integer[Any]]
+
+class Stage(NamedTuple):
+    """A part of training: from update `first` on, counted from 0, blocks have `block_len` tokens."""
+
+    first: int
+    block_len: int
 
 
 @dataclass(frozen=True)
-class Block:
+class TokenBlock:
     """The tokens of one update.
 
     Attributes:
         inputs: (B, T) int64.
-        targets: (B, T) int64, the token after each input.
-        restarts: the block does not continue the one before it; a memory carried from there must be dropped.
-        reset: (B, T) bool, True where a document starts; None where none does.
+        targets: (B, T) int64, the token that follows each input.
+        restarts: the streams start again at their beginning, so the memory after the block before must be dropped.
+        reset: (B, T) bool, True where a document starts; None if none starts.
     """
 
     inputs: Tensor
@@ -36,28 +41,28 @@ class Block:
     restarts: bool
     reset: Tensor | None = None
 
-    def groups(self, count: int) -> list[Block]:
-        """The block in `count` parts of equally many streams, in order."""
+    def groups(self, count: int) -> list[TokenBlock]:
+        """Split the block into `count` parts with the same number of streams, in order."""
         resets = [None] * count if self.reset is None else self.reset.chunk(count)
         return [
-            Block(inputs, targets, self.restarts, None if reset is None or not reset.any() else reset)
+            TokenBlock(inputs, targets, self.restarts, None if reset is None or not reset.any() else reset)
             for inputs, targets, reset in zip(self.inputs.chunk(count), self.targets.chunk(count), resets, strict=True)
         ]
 
 
 class Streams:
-    """A text cut into equally long contiguous streams, read side by side in blocks.
+    """A text split into contiguous streams of equal length, which are read in parallel, in blocks.
 
-    What a block holds is a function of the update number alone, so that number is all that a resumed run needs. After
-    an epoch all streams begin again at their start. At the end of each stream what fills no block is never read, nor
-    are fewer than `batch_size` tokens at the end of the text.
+    The tokens of a block depend only on the number of the update, so a resumed run needs no other state. After an
+    epoch all streams start again at their beginning. Tokens at the end of a stream that do not fill a block are never
+    read. Neither are up to `batch_size - 1` tokens at the end of the text.
 
     Args:
-        tokens: (N,) integers; a `np.memmap` is read only where a block needs it.
+        tokens: (N,) integers; of a `np.memmap`, only the parts that a block needs are read.
         batch_size: number of streams, over all processes.
-        stages: how many tokens each stream advances in an update, T (see `curriculum.stages`).
-        rows: the streams that this process reads, B of them; all by default.
-        documents: (K,) sorted indices of `tokens` where documents start and the memory is to be reset.
+        stages: the block length T of every update (see `stages`).
+        rows: the B streams that this process reads; all by default.
+        documents: (K,) sorted indices of `tokens` where documents start, if the memory is to be emptied there.
 
     Raises:
         InputError: the text is too short for one update, or an argument is out of range.
@@ -79,8 +84,8 @@ class Streams:
         rows = range(batch_size) if rows is None else rows
         if not rows or rows.step != 1 or rows.start < 0 or rows.stop > batch_size:
             raise InputError(
-                f"rows is {rows} of {batch_size} streams; give every process consecutive streams, one at least, "
-                f"within range(0, {batch_size})"
+                f"rows is {rows} of {batch_size} streams; give every process at least one of range(0, {batch_size}), "
+                "and consecutive ones"
             )
         needed = batch_size * (longest + 1)
         if len(tokens) < needed:
@@ -93,19 +98,19 @@ class Streams:
         self._stages, self._documents = list(stages), documents
         self._stream_len = len(tokens) // batch_size
         self._streams = tokens[: batch_size * self._stream_len].reshape(batch_size, self._stream_len)
-        self._starts = [0]  # where in the streams each stage begins
+        self._starts = [0]  # where in the streams each stage starts
         for stage in stages[1:]:
             start, block_len = self._place(stage.first - 1)
             self._starts.append(start + block_len)
 
-    def block(self, update: int) -> Block:
-        """Return the block of `update`, counted from 0: tokens of each stream, the last one as a target only."""
+    def block(self, update: int) -> TokenBlock:
+        """Return the block of `update`, counted from 0."""
         start, block_len = self._place(update)
         window = self._streams[self.rows.start : self.rows.stop, start : start + block_len + 1]
         return _block(window, restarts=start == 0, reset=self._reset(start, block_len))
 
     def tokens_before(self, update: int) -> int:
-        """How many tokens all streams together have read as inputs when `update` begins."""
+        """How many input tokens all streams together have read before `update`."""
         ends = [stage.first for stage in self._stages[1:]] + [update]
         counts = (
             (min(end, update) - stage.first) * stage.block_len
@@ -119,7 +124,9 @@ class Streams:
         at = max(index for index in range(len(self._starts)) if self._stages[index].first <= update)
         first, block_len = self._stages[at]
         block = update - first
-        left = (self._stream_len - 1 - self._starts[at]) // block_len  # blocks to the end of the epoch it begins in
+        left = (
+            self._stream_len - 1 - self._starts[at]
+        ) // block_len  # blocks left in the epoch in which the stage starts
         if block < left:
             return self._starts[at] + block * block_len, block_len
         per_epoch = (self._stream_len - 1) // block_len
@@ -136,14 +143,39 @@ class Streams:
         return reset if reset.any() else None
 
 
+def stages(block_len: int, first_block_len: int | None = None, curriculum_updates: int = 0) -> list[Stage]:
+    """The stages of a run that ends with blocks of `block_len`.
+
+    With `first_block_len`, the first stage has blocks of that length, and every other stage but the last blocks of
+    twice the length before. These stages split the first `curriculum_updates` evenly.
+
+    Raises:
+        InputError: `first_block_len` is not below `block_len`, or there are fewer updates than stages.
+    """
+    if first_block_len is None:
+        return [Stage(0, block_len)]
+    if not 1 <= first_block_len < block_len:
+        raise InputError(f"--first-block-len is {first_block_len}; it must be below --block-len {block_len}")
+    lengths = [first_block_len]
+    while 2 * lengths[-1] < block_len:
+        lengths.append(2 * lengths[-1])
+    if curriculum_updates < len(lengths):
+        raise InputError(
+            f"--curriculum-updates is {curriculum_updates}; to double blocks from --first-block-len {first_block_len} "
+            f"to --block-len {block_len} it must be at least {len(lengths)}"
+        )
+    found = [Stage(curriculum_updates * place // len(lengths), length) for place, length in enumerate(lengths)]
+    return [*found, Stage(curriculum_updates, block_len)]
+
+
 def _check_tokens(tokens: Tokens) -> None:
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(f"tokens have shape {tokens.shape} and type {tokens.dtype}; give integers in one dimension")
 
 
-def _block(window: Tokens, *, restarts: bool, reset: Tensor | None = None) -> Block:
-    """Split a (B, T + 1) window into inputs and targets, each in memory of its own."""
-    return Block(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts, reset)
+def _block(window: Tokens, *, restarts: bool, reset: Tensor | None = None) -> TokenBlock:
+    """Split a (B, T + 1) window into inputs and targets, each in its own memory."""
+    return TokenBlock(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts, reset)
 
 
 def _to_tensor(tokens: Tokens) -> Tensor:

@@ -1,4 +1,4 @@
-"""A text as tokens, with what identifies it."""
+"""A text as tokens, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .documents import Piece
-from .streams import Tokens
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, Tokens
 
-_VERSION = 1  # raise it when the same pieces and tokenizer come to make other tokens
+_VERSION = 1  # increase it when the same pieces and tokenizer give different tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +21,8 @@ class Text:
     Attributes:
         tokens: (N,) integers of the tokenizer's dtype, in memory or a read-only `np.memmap`.
         starts: (K,) int64, ascending: where in `tokens` each document starts; the first is 0.
-        num_bytes: bytes that all `tokens` stand for.
-        fingerprint: hexadecimal; of the bytes, where the documents start in them, and the tokenizer.
+        num_bytes: number of bytes of the text.
+        fingerprint: SHA-256 of the bytes, the starts of documents and the tokenizer, in hexadecimal.
     """
 
     tokens: Tokens
@@ -31,15 +30,15 @@ class Text:
     num_bytes: int
     fingerprint: str
 
-    def split(self, cut: int, tokenizer: Tokenizer) -> tuple[Text, Text]:
-        """Return the text before token `cut`, from 1 to N - 1, and the text from it on, which starts a document."""
-        first_after = int(np.searchsorted(self.starts, cut, side="right"))
-        first_before = int(np.searchsorted(self.starts, cut, side="left"))
-        after_bytes = tokenizer.num_bytes(self.tokens[cut:])
-        starts = np.concatenate([[0], self.starts[first_after:] - cut])
+    def split(self, at: int, tokenizer: Tokenizer) -> tuple[Text, Text]:
+        """Return the text before token `at`, from 1 to N - 1, and the text from it on, which starts a document."""
+        first_after = int(np.searchsorted(self.starts, at, side="right"))
+        first_before = int(np.searchsorted(self.starts, at, side="left"))
+        after_bytes = tokenizer.num_bytes(self.tokens[at:])
+        starts = np.concatenate([[0], self.starts[first_after:] - at])
         return (
-            Text(self.tokens[:cut], self.starts[:first_before], self.num_bytes - after_bytes, self._part(f"< {cut}")),
-            Text(self.tokens[cut:], starts, after_bytes, self._part(f">= {cut}")),
+            Text(self.tokens[:at], self.starts[:first_before], self.num_bytes - after_bytes, self._part(f"< {at}")),
+            Text(self.tokens[at:], starts, after_bytes, self._part(f">= {at}")),
         )
 
     def _part(self, which: str) -> str:
@@ -47,10 +46,10 @@ class Text:
 
 
 class Fingerprint:
-    """The fingerprint of a text that comes in pieces, however it is cut into them.
+    """The fingerprint of a text that comes in pieces. It does not depend on where pieces end.
 
     Attributes:
-        num_bytes: bytes that came so far.
+        num_bytes: number of bytes so far.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -60,7 +59,7 @@ class Fingerprint:
         self._tokenizer = tokenizer.fingerprint
 
     def add(self, piece: Piece) -> None:
-        """Take in the next piece."""
+        """Add the next piece."""
         if piece.starts_document:
             self._starts.update(self.num_bytes.to_bytes(8, "little"))
         self._text.update(piece.text)

@@ -1,4 +1,4 @@
-"""Text to tokens and back."""
+"""Tokenizers: the interface, and bytes as tokens."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .streams import Tokens
+
+Tokens = npt.NDArray[np.integer[Any]]
 
 
 class StreamDecoder(Protocol):
-    """Turns tokens into text as they come; what it has returned by `finish` is `Tokenizer.decode` of them all."""
+    """Decodes tokens one at a time; the concatenated results equal `Tokenizer.decode` of all tokens."""
 
     def push(self, token: SupportsInt) -> str:
-        """Return the text that `token` completes, which is empty within a character."""
+        """Return the text that `token` completes; it is empty in the middle of a character."""
 
     def finish(self) -> str:
-        """Return what is left of an incomplete character."""
+        """Return the rest: U+FFFD for an incomplete character."""
 
 
 class Tokenizer(Protocol):
-    """What training, evaluation and generation need of a tokenizer.
+    """The interface that training, evaluation and generation need.
 
-    Every token stands for certain bytes, and the tokens of a text for exactly its bytes: bits per byte is comparable
-    between tokenizers.
+    Every token stands for fixed bytes, and the tokens of a text stand for exactly its bytes. So bits per byte can be
+    compared between tokenizers.
     """
 
     @property
@@ -36,32 +37,32 @@ class Tokenizer(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the tokens that it returns: the smallest unsigned integer that holds V - 1."""
+        """Type of the tokens: the smallest unsigned integer type that holds V - 1."""
 
     @property
     def fingerprint(self) -> str:
-        """The same for tokenizers that make the same tokens of the same text, on any machine."""
+        """Identifies the tokenizer: equal fingerprints mean equal tokens for every text, on any machine."""
 
     def encode(self, text: str | bytes) -> Tokens:
         """Return the tokens of `text`, (T,), each from 0 to V - 1."""
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[Tokens]:
-        """Return the tokens of each of `texts`, in parallel where that is faster."""
+        """Return the tokens of each of `texts`, in parallel if that is faster."""
 
     def decode(self, tokens: Iterable[SupportsInt]) -> str:
-        """Return the text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of `tokens`; bytes that are not UTF-8 become U+FFFD."""
 
     def decode_bytes(self, tokens: Iterable[SupportsInt]) -> bytes:
         """Return the bytes that `tokens` stand for, exactly."""
 
     def num_bytes(self, tokens: Tokens) -> int:
-        """Return how many bytes of text `tokens` stand for: the denominator of bits per byte, whatever the tokens."""
+        """Return how many bytes of text `tokens` stand for: the denominator of bits per byte."""
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a new decoder for tokens that come one at a time."""
 
     def to_json(self) -> str | None:
-        """Return the content of the standard `tokenizer.json`; None where there is nothing to save."""
+        """Return the content of a `tokenizer.json`; None if there is nothing to save."""
 
 
 class ByteTokenizer:
@@ -72,9 +73,9 @@ class ByteTokenizer:
     fingerprint = "bytes"
 
     def encode(self, text: str | bytes) -> npt.NDArray[np.uint8]:
-        """Return the bytes of `text`, (T,) uint8, in an array of its own that may be written to.
+        """Return the bytes of `text`, (T,) uint8, in a new array that may be written to.
 
-        Bytes that the command line could not decode (`surrogateescape`) come back as they were.
+        Bytes that the command line could not decode (`surrogateescape`) are restored.
 
         Raises:
             InputError: `text` holds any other lone surrogate.
@@ -86,7 +87,7 @@ class ByteTokenizer:
         return [np.frombuffer(text, dtype=np.uint8) for text in texts]
 
     def decode(self, tokens: Iterable[SupportsInt]) -> str:
-        """Return the text of `tokens`; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of `tokens`; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             ValueError: a token is not from 0 to 255.
@@ -100,11 +101,11 @@ class ByteTokenizer:
             ValueError: a token is not from 0 to 255.
         """
         if isinstance(tokens, np.ndarray) and tokens.dtype == self.dtype:
-            return tokens.tobytes()  # a whole corpus: seconds less than one by one
+            return tokens.tobytes()  # seconds faster for a large corpus
         return bytes(map(int, tokens))
 
     def num_bytes(self, tokens: Tokens) -> int:
-        """Return how many bytes of text `tokens` stand for, which is how many they are."""
+        """Return how many bytes of text `tokens` stand for: one for each token."""
         return len(tokens)
 
     def stream_decoder(self) -> ByteStreamDecoder:
@@ -117,7 +118,7 @@ class ByteTokenizer:
 
 
 class ByteStreamDecoder:
-    """A `StreamDecoder` for tokens that stand for bytes of UTF-8: a character is returned with its last byte."""
+    """A `StreamDecoder` for tokens that stand for bytes of UTF-8: it returns a character with its last byte."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -128,12 +129,12 @@ class ByteStreamDecoder:
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def finish(self) -> str:
-        """Return U+FFFD if the tokens ended within a character, else nothing."""
+        """Return U+FFFD if the tokens end in the middle of a character, otherwise nothing."""
         return self._decoder.decode(b"", final=True)
 
 
 def to_bytes(text: str | bytes) -> bytes:
-    """Return `text` in UTF-8; bytes that the command line could not decode (`surrogateescape`) come back as they were.
+    """Return `text` in UTF-8; bytes that the command line could not decode (`surrogateescape`) are restored.
 
     Raises:
         InputError: `text` holds any other lone surrogate.
@@ -144,6 +145,6 @@ def to_bytes(text: str | bytes) -> bytes:
         return text.encode("utf-8", errors="surrogateescape")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the text has {text[error.start]!r} at position {error.start}, which UTF-8 cannot hold; "
+            f"the text has {text[error.start]!r} at position {error.start}, which UTF-8 cannot encode; "
             "give text without lone surrogates"
         ) from error

@@ -1,4 +1,4 @@
-"""What the command line does besides training: read a text, continue a prompt, draw curves, make a tokenizer."""
+"""The commands besides `train`: evaluate a model, generate text, plot runs, train a tokenizer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import default_cache, tokenize, train_bpe, xz_bits_per_byte
+from ..data import default_cache, tokenize, train_bpe
 from ..errors import InputError, MissingExtraError
 from ..files import write_whole
 from ..generation import generate
-from .evaluate import bits_per_byte
+from .evaluation.bits_per_byte import bits_per_byte
+from .evaluation.xz import xz_bits_per_byte
 from .options import EvalOptions, GenerateOptions, PlotOptions, TokenizerOptions
-from .plots import comparison_png
-from .run import Run
+from .reporting.plots import comparison_png
+from .saving.run import Run
 
 try:
     from rich.console import Console
@@ -27,7 +28,7 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Bits per byte of a text of `num_bytes` bytes: of the model, and of `xz -9`."""
+    """Bits per byte of the model and of `xz -9` on a text of `num_bytes` bytes."""
 
     bits_per_byte: float
     xz: float
@@ -38,7 +39,7 @@ class Evaluation:
 
 
 def evaluate_run(options: EvalOptions) -> Evaluation:
-    """Reads a text from start to end with the memory carried all the way; what comes before it is a line break.
+    """Measures a model on a text, carrying the memory from start to end. A line break is read before the text.
 
     Raises:
         InputError: the RUN or the text cannot be used.
@@ -75,7 +76,7 @@ def evaluate_run(options: EvalOptions) -> Evaluation:
 
 
 def write_text(options: GenerateOptions) -> Iterator[str]:
-    """Yields the prompt, then its continuation piece by piece.
+    """Yields the prompt, then its continuation token by token.
 
     Raises:
         InputError: the RUN or an option cannot be used.
@@ -106,10 +107,10 @@ def write_text(options: GenerateOptions) -> Iterator[str]:
 
 
 def draw_runs(options: PlotOptions) -> None:
-    """Draws the curves of several runs into one picture.
+    """Plots several runs in one PNG file.
 
     Raises:
-        InputError: a RUN cannot be used, or the place cannot be written.
+        InputError: a RUN cannot be used, or the file cannot be written.
     """
     runs = [Run.open(path) for path in options.runs]
     curves = [(run.path.name, run.metrics()) for run in runs]
@@ -117,15 +118,15 @@ def draw_runs(options: PlotOptions) -> None:
 
 
 def make_tokenizer(options: TokenizerOptions) -> int:
-    """Learns byte-pair merges from text, and writes them as a tokenizer.json; returns the size of the vocabulary.
+    """Trains a byte-pair tokenizer on text and writes it as a tokenizer.json; returns the size of the vocabulary.
 
     Raises:
-        InputError: the text cannot be used, the file is there already, or it cannot be written.
+        InputError: the text cannot be used, or the file exists or cannot be written.
         MissingExtraError: `tokenizers` is not installed.
     """
     path = Path(options.out)
     if path.exists():
-        raise InputError(f"{path} is there already; choose another --out")
+        raise InputError(f"--out is {path}, which exists already; choose another file")
     tokenizer = train_bpe(options.files, options.vocab_size, text_field=options.text_field)
     write_whole(path, tokenizer.to_json().encode())
     return tokenizer.num_tokens

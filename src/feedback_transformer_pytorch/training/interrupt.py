@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop, which the loop honours where its state is whole."""
+"""Ctrl-C and SIGTERM as a request to stop, which the training loop obeys at a safe point."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):  # noqa: N818 (no error: the user's wish)
-    """A stop was asked for, by this signal."""
+class Stopped(Exception):  # noqa: N818 (the user's request, not an error)
+    """A signal requested a stop."""
 
     def __init__(self, received: signal.Signals) -> None:
         super().__init__(received.name)
@@ -19,12 +19,12 @@ class Stopped(Exception):  # noqa: N818 (no error: the user's wish)
 
 
 class StopRequest:
-    """While entered, remembers the first SIGINT or SIGTERM; a second one interrupts at once.
+    """A context manager that records the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt at once.
 
-    Outside the main thread, which alone may handle signals, it does nothing.
+    Only the main thread may handle signals, so in other threads it does nothing.
 
     Attributes:
-        received: the signal that asked for a stop; None while there is none.
+        received: the signal that requested a stop; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, object] = {}
 
     def check(self) -> None:
-        """Raises Stopped if a stop was asked for."""
+        """Raises Stopped if a stop was requested."""
         if self.received is not None:
             raise Stopped(self.received)
 

@@ -10,44 +10,43 @@ from typing import Any
 
 import torch
 
-from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus
-from ..data.curriculum import stages
+from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
 from ..errors import InputError
 from ..files import write_whole
-from .architectures import LanguageModel, build_model
-from .checkpoint import Checkpoint
-from .initialisation import start_from
+from .evaluation.validation import Validation
+from .evaluation.xz import XzFigures
 from .interrupt import Stopped, StopRequest
-from .meter import Meter
+from .models.architectures import LanguageModel, build_model
+from .models.initialisation import start_from
 from .options import TrainOptions
-from .plots import curves_png
 from .processes import Processes
-from .progress import TrainingProgress, describe_xz
-from .run import Run, find
-from .saver import Fingerprints, Saver, newest
-from .trackers import Trackers, check_installed
-from .trainer import Trainer
-from .validation import Validation, XzFigures
+from .reporting.meter import Meter
+from .reporting.plots import curves_png
+from .reporting.progress import TrainingProgress
+from .reporting.trackers import Trackers, check_installed
+from .saving.checkpoint import Checkpoint
+from .saving.run import Run, find
+from .saving.saver import Fingerprints, Saver, newest
+from .updates.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: after `update` updates, by the signal `stopped_by` or, if None, because it was done."""
+    """How training ended: after `update` updates, by the signal `stopped_by`, or at the end if that is None."""
 
     update: int
     stopped_by: signal.Signals | None
 
 
 def train(options: TrainOptions) -> Outcome:
-    """Trains a model and leaves everything in the RUN directory `options.out`, or goes on with the run there.
+    """Trains a model in the RUN directory `options.out`, or resumes the run there.
 
-    It reports on standard output. All input is checked before that directory is made. SIGINT and SIGTERM end training
-    between two updates, with a checkpoint. With several processes (`torchrun`, `accelerate launch`) all of them call
-    it, and the first one writes and reports.
+    It reports on standard output. It checks all input before it creates the directory. SIGINT and SIGTERM end training
+    between two updates, with a checkpoint. With several processes (`torchrun`, `accelerate launch`) all of them must
+    call it; the first one writes and reports.
 
     Raises:
-        InputError: the text, an option or the place to write to cannot be used, a checkpoint is damaged, or training
-            diverged.
+        InputError: the text, an option or the directory cannot be used, a checkpoint is damaged, or training diverged.
         MissingExtraError: an option needs a package that is not installed.
     """
     check_installed(options)
@@ -78,7 +77,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             device=processes.device,
         )
         progress.say(
-            f"{corpus.name}: {corpus.train.num_bytes:,} bytes to learn, {validation.num_bytes:,} held out; "
+            f"{corpus.name}: {corpus.train.num_bytes:,} bytes to train on, {validation.num_bytes:,} held out; "
             f"{size:,} parameters, on {processes.device}" + (f" x {processes.count}" if processes.count > 1 else "")
         )
         processes.main_rank_first(lambda: Run.create(options, tokenizer) if found is None else found.clean())
@@ -94,7 +93,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
 
 
 def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
-    """The tokenizer of the run that goes on, or the one that is asked for."""
+    """The tokenizer of the run that resumes, or else that of `--tokenizer`."""
     if run is None:
         return load_tokenizer(options.tokenizer)
     tokenizer = run.tokenizer()
@@ -102,16 +101,18 @@ def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
         load_tokenizer(options.tokenizer).fingerprint != tokenizer.fingerprint
     ):
         raise InputError(
-            f"--tokenizer is {options.tokenizer}, which is not the tokenizer that the run in {run.path} began with; "
+            f"--tokenizer is {options.tokenizer}, which is not the tokenizer of the run in {run.path}; "
             "leave it out, or choose another --out"
         )
     return tokenizer
 
 
 def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgress, processes: Processes) -> Corpus:
-    """The text; the main process reads it first, and the others find its tokens in the cache."""
+    """The text. The main process reads it first; the other processes find its tokens in the cache."""
     if processes.count > 1 and "-" in options.files + options.heldout:
-        raise InputError(f"{processes.count} processes cannot all read standard input (-); give a file")
+        raise InputError(
+            f"standard input (-) is given to {processes.count} processes, which cannot all read it; give a file"
+        )
     found: list[Corpus] = []
 
     def read() -> None:
@@ -139,7 +140,7 @@ def _model(options: TrainOptions, tokenizer: Tokenizer, *, fresh: bool) -> Langu
         if source.tokenizer().fingerprint != tokenizer.fingerprint:
             raise InputError(
                 f"--init-from is {options.init_from}, a run with another tokenizer; give its tokenizer "
-                "as --tokenizer, or another run"
+                "as --tokenizer, or choose another run"
             )
         start_from(model, source.load_model(tokenizer.num_tokens))
     return model
@@ -153,19 +154,19 @@ def _begin(
     progress: TrainingProgress,
     processes: Processes,
 ) -> XzFigures:
-    """Goes on from a checkpoint, or begins the metrics; returns what xz makes of the held-out text."""
+    """Resumes from the checkpoint, or starts metrics.jsonl; returns the figures of xz on the held-out text."""
     if checkpoint is not None:
         other_walk = saver.resume(checkpoint)
-        progress.say(f"going on from {run.checkpoints.folder(saver.saved)}")
+        progress.say(f"resuming from {run.checkpoints.folder(saver.saved)}")
         if other_walk is not None:
             progress.say(other_walk)
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
     elif processes.main_rank_first(run.drop_metrics):
-        progress.say(f"{run.path} has no checkpoint: training begins anew")
+        progress.say(f"{run.path} has no checkpoint: training starts from the beginning")
     xz = processes.main_rank_first(validation.xz)
-    progress.say(f"held-out text in bits/byte: {describe_xz(xz)}")
+    progress.say(f"held-out text in bits/byte: {xz}")
     processes.main_rank_first(lambda: run.log({"kind": "xz", **asdict(xz)}))
     return xz
 
@@ -186,7 +187,7 @@ class _Loop:
     stop: StopRequest
 
     def train(self) -> Outcome:
-        """Trains to the end or until a stop is asked for; either way with a checkpoint."""
+        """Trains to the end or until a stop is requested, and saves a checkpoint in both cases."""
         trainer, total = self.trainer, self.options.max_updates
         self.progress.advance(trainer.update)
         self.meter.resume()
@@ -194,7 +195,7 @@ class _Loop:
             if self._is_validation_owed():
                 self._validate()
             elif trainer.update >= total:
-                self.progress.say(f"{self.run.path} is done: {total} updates; choose another --out to train anew")
+                self.progress.say(f"{self.run.path} is done ({total} updates); choose another --out for a new run")
             while trainer.update < total:
                 self._check_stop()
                 self._update()
@@ -214,8 +215,8 @@ class _Loop:
             self._save_weights()
             self.progress.say(
                 f"stopped by {stopped.signal.name} after update {trainer.update} of {total}\n"
-                f"to go on: feedback-transformer train --resume --out {self.run.path}\n"
-                f"to write with the weights of that update: feedback-transformer generate {self.run.path}"
+                f"to resume: feedback-transformer train --resume --out {self.run.path}\n"
+                f"to generate text with these weights: feedback-transformer generate {self.run.path}"
             )
             return Outcome(trainer.update, stopped.signal)
         return Outcome(trainer.update, None)
@@ -231,18 +232,18 @@ class _Loop:
         self.progress.advance(step.update)
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved
-            good = f"the last checkpoint is {self.run.checkpoints.folder(saved)}" if saved else "no checkpoint yet"
+            good = f"the last checkpoint is {self.run.checkpoints.folder(saved)}" if saved else "there is no checkpoint"
             raise InputError(
                 f"training diverged: the loss or the gradient was not finite at {self.meter.skipped_in_row} updates in "
                 f"a row, the last one {step.update} (loss {step.loss}); {good}; "
-                "train anew with a smaller --lr or a longer --warmup-updates"
+                "train a new run with a smaller --lr or more --warmup-updates"
             )
 
     def _is_due(self, every: int) -> bool:
         return self.trainer.update % every == 0 or self.trainer.update == self.options.max_updates
 
     def _is_validation_owed(self) -> bool:
-        """Whether a stop came before the end of the last update's validation."""
+        """Whether a stop interrupted the validation that the last update required."""
         update = self.trainer.update
         if update == 0 or not self._is_due(self.options.eval_every):
             return False
@@ -258,23 +259,23 @@ class _Loop:
         self.progress.interval(interval)
 
     def _validate(self) -> None:
-        """Measures the held-out text; all processes do, as the model may be shared out among them."""
+        """Measures the model on the held-out text. All processes must: each may hold a part of the model."""
         update, model = self.trainer.update, self.trainer.model
-        # Between processes that compute together, one alone must not stop.
-        check = self.stop.check if self.processes.count == 1 else _go_on
+        # With several processes, no single one may stop, because the others would wait for it.
+        check = self.stop.check if self.processes.count == 1 else _continue
         with self.trainer.autocast():
             bits_per_byte = self.validation.bits_per_byte(model, check)
             sample = self.validation.sample(model, update, check)
         self._save_weights()
         figures = {"update": update, **self.meter.so_far(), "bits_per_byte": bits_per_byte}
         self.processes.main_rank_first(
-            lambda: self._keep_validation({"kind": "validation", **figures, "sample": sample})
+            lambda: self._record_validation({"kind": "validation", **figures, "sample": sample})
         )
         self.trackers.log("validation", figures)
         self.progress.validation(update, bits_per_byte, self.xz, sample)
         self.meter.resume()
 
-    def _keep_validation(self, record: dict[str, Any]) -> None:
+    def _record_validation(self, record: dict[str, Any]) -> None:
         self.run.log(record)
         write_whole(self.run.curves, curves_png(self.run.metrics(), title=self.run.path.name))
 
@@ -283,5 +284,5 @@ class _Loop:
         self.processes.main_rank_first(lambda: self.run.save_weights(weights))
 
 
-def _go_on() -> None:
-    """Does not stop."""
+def _continue() -> None:
+    """Does nothing, in place of `StopRequest.check`."""

@@ -1,4 +1,4 @@
-"""What a user chooses: one flat, validated dataclass per command.
+"""The options of the commands: one flat, validated dataclass per command.
 
 The name of a field, with hyphens, is the option's name on the command line; `OptionInfo` holds the rest.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from ..data.curriculum import stages
+from ..data import stages
 from ..errors import InputError
 from ..model import Implementation
 
@@ -27,7 +27,7 @@ Axis = Literal["update", "tokens", "seconds"]
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
-# What an option was before it existed: for runs and whole configurations that do not name it.
+# Values for runs and complete configurations that were written before these options existed.
 EARLIER: Mapping[str, Any] = {"position": "t5"}
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -51,12 +51,12 @@ def preset_file(name: str) -> Path:
 
 @dataclass(frozen=True)
 class OptionInfo:
-    """What the command line needs to know of an option besides its name, type and default.
+    """What the command line needs to know about an option besides its name, type and default.
 
     Attributes:
         help: its line in `--help`.
-        positional: it is given by its place, not by its name.
-        at_least, above, below, at_most: the range of its values.
+        positional: it is given by position, not by name.
+        at_least, above, below, at_most: limits of its value.
     """
 
     help: str
@@ -67,7 +67,7 @@ class OptionInfo:
     at_most: float = math.inf
 
     def allows(self, value: float) -> bool:
-        """Whether the value lies in the range; infinities and NaN lie in none."""
+        """Whether the value lies in the range; a range excludes infinities and NaN."""
         bounds = self._bounds()
         return not bounds or (math.isfinite(value) and all(test(value, bound) for test, bound in bounds.values()))
 
@@ -104,7 +104,7 @@ class Options:
 
     @classmethod
     def infos(cls) -> dict[str, OptionInfo]:
-        """What is known of each option, by its name."""
+        """The `OptionInfo` of each option, by name."""
         hints = get_type_hints(cls, include_extras=True)
         return {name: hint.__metadata__[0] for name, hint in hints.items()}
 
@@ -118,10 +118,10 @@ class Options:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = [name for name in values if name not in fields]
         if unknown:
-            raise InputError(f"{unknown[0]!r} is no option; the options are {', '.join(fields)}")
+            raise InputError(f"{unknown[0]!r} is not an option; the options are {', '.join(fields)}")
         missing = [name for name, field in fields.items() if is_required(field) and name not in values]
         if missing:
-            raise InputError(f"{flag(missing[0])} is missing")
+            raise InputError(f"{flag(missing[0])} is missing; give it")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,80 +131,88 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
-    """A training run. The defaults train a small model of bytes well on about 2 MB of text."""
+    """A training run. The defaults suit a small model of bytes and about 2 MB of text."""
 
     files: Annotated[
         list[str],
         OptionInfo(
-            "text to learn: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input; "
-            "none: the English that Python carries",
+            "text to train on: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input; "
+            "none: the English text in Python's standard library",
             positional=True,
         ),
     ] = dataclasses.field(default_factory=list)
-    out: Annotated[str, OptionInfo("the RUN directory to make, or to go on with")]
-    resume: Annotated[bool, OptionInfo("go on with the run in --out, with its options")] = False
+    out: Annotated[str, OptionInfo("the RUN directory to create or to resume")]
+    resume: Annotated[bool, OptionInfo("resume the run in --out with its options")] = False
     preset: Annotated[str | None, OptionInfo(f"a set of options to start from: {', '.join(preset_names())}")] = None
-    heldout: Annotated[list[str], OptionInfo("text to validate on, given like the text to learn; none: its end")] = (
+    heldout: Annotated[list[str], OptionInfo("text to validate on; none: the end of the training text")] = (
         dataclasses.field(default_factory=list)
     )
-    text_field: Annotated[str, OptionInfo("where the text is in .jsonl files and saved datasets")] = "text"
+    text_field: Annotated[str, OptionInfo("field that holds the text in .jsonl files and saved datasets")] = "text"
     reset_documents: Annotated[bool, OptionInfo("empty the memory where a file, line or row begins")] = False
     tokenizer: Annotated[str, OptionInfo("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
     cache: Annotated[
-        str | None, OptionInfo("where tokens are kept; null: feedback-transformer in the user's cache")
+        str | None, OptionInfo("directory for tokens; null: feedback-transformer in the user's cache directory")
     ] = None
     model: Annotated[Model, OptionInfo("the architecture")] = "feedback"
-    init_from: Annotated[str | None, OptionInfo("a RUN whose weights to start from, of any model")] = None
+    init_from: Annotated[str | None, OptionInfo("a RUN that provides the initial weights, of any --model")] = None
     dim: Annotated[int, OptionInfo("model width D", at_least=1)] = 256
     depth: Annotated[int, OptionInfo("layers L", at_least=1)] = 4
     heads: Annotated[int, OptionInfo("query heads H", at_least=1)] = 4
     dim_head: Annotated[int, OptionInfo("head width E", at_least=1)] = 64
     kv_heads: Annotated[
-        int | None, OptionInfo("key/value heads G, a divisor of --heads; null: as many", at_least=1)
+        int | None, OptionInfo("key/value heads G, a divisor of --heads; null: the same number", at_least=1)
     ] = None
-    seq_len: Annotated[int, OptionInfo("tokens in a segment S; 1 is the paper's model, more is faster", at_least=1)] = 1
+    seq_len: Annotated[
+        int, OptionInfo("tokens in a segment S; 1 is the paper's model, more are faster", at_least=1)
+    ] = 1
     mem_len: Annotated[int, OptionInfo("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
     position: Annotated[
-        Position, OptionInfo("what distance adds to a score: query times a vector of it, or a bias")
+        Position, OptionInfo("how distance enters attention: a vector that the query multiplies, or a bias")
     ] = "relative"
-    norm_memory: Annotated[bool, OptionInfo("normalise what the memory stores; 0.0.11 does not")] = True
-    dropout: Annotated[float, OptionInfo("on attention probabilities and in feed-forwards", at_least=0, below=1)] = 0.1
-    implementation: Annotated[Implementation, OptionInfo("how time is walked; the function is the same")] = "auto"
-    recompute: Annotated[bool, OptionInfo("keep less for the backward pass and recompute it")] = False
-    compile: Annotated[bool, OptionInfo("torch.compile; for --model parallel and transformer-xl")] = False
-    max_updates: Annotated[int, OptionInfo("updates of the weights", at_least=1)] = 3000
-    batch_size: Annotated[int, OptionInfo("streams of text read side by side B, over all processes", at_least=1)] = 32
-    accumulate: Annotated[int, OptionInfo("groups of streams read one after another in an update", at_least=1)] = 1
+    norm_memory: Annotated[bool, OptionInfo("normalise what the memory stores; version 0.0.11 does not")] = True
+    dropout: Annotated[float, OptionInfo("dropout probability in attention and feed-forwards", at_least=0, below=1)] = (
+        0.1
+    )
+    implementation: Annotated[
+        Implementation, OptionInfo("how to compute the recurrence; all give the same function")
+    ] = "auto"
+    recompute: Annotated[bool, OptionInfo("use less memory: recompute values in the backward pass")] = False
+    compile: Annotated[bool, OptionInfo("use torch.compile; for --model parallel and transformer-xl only")] = False
+    max_updates: Annotated[int, OptionInfo("number of weight updates", at_least=1)] = 3000
+    batch_size: Annotated[int, OptionInfo("streams of text B, read in parallel, over all processes", at_least=1)] = 32
+    accumulate: Annotated[int, OptionInfo("groups of streams; an update reads one group after another", at_least=1)] = 1
     block_len: Annotated[
         int, OptionInfo("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)
     ] = 128
     first_block_len: Annotated[
-        int | None, OptionInfo("tokens of each stream at first; they double up to --block-len; null: no", at_least=1)
+        int | None, OptionInfo("tokens of each stream at first, then doubled up to --block-len; null: off", at_least=1)
     ] = None
-    curriculum_updates: Annotated[int, OptionInfo("updates until blocks have their full length", at_least=0)] = 0
-    lr: Annotated[float, OptionInfo("learning rate, at its highest", above=0)] = 2e-3
+    curriculum_updates: Annotated[int, OptionInfo("updates until blocks reach --block-len", at_least=0)] = 0
+    lr: Annotated[float, OptionInfo("highest learning rate", above=0)] = 2e-3
     warmup_updates: Annotated[int, OptionInfo("updates in which the learning rate rises to --lr", at_least=0)] = 100
-    lr_decay: Annotated[Decay, OptionInfo("then: down to a tenth on a half cosine, or no change")] = "cosine"
+    lr_decay: Annotated[
+        Decay, OptionInfo("learning rate after the warm-up: a half cosine to a tenth of --lr, or constant")
+    ] = "cosine"
     weight_decay: Annotated[float, OptionInfo("decoupled weight decay, of matrices only", at_least=0)] = 0.1
-    clip: Annotated[float, OptionInfo("largest norm of the gradient", above=0)] = 0.1
-    max_skipped: Annotated[int, OptionInfo("updates in a row that may not be finite and are skipped", at_least=0)] = 10
-    seed: Annotated[int, OptionInfo("of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
-    precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are fp32 always")] = "fp32"
-    strategy: Annotated[
-        Strategy, OptionInfo("of several processes: whole models (DDP) or their parts (FSDP2) in each")
-    ] = "ddp"
-    eval_every: Annotated[int, OptionInfo("updates between validations; each saves a checkpoint", at_least=1)] = 500
-    eval_len: Annotated[int, OptionInfo("tokens of the held-out text read at a validation", at_least=2)] = 65536
-    sample_len: Annotated[int, OptionInfo("tokens written as a sample at each validation", at_least=0)] = 200
+    clip: Annotated[float, OptionInfo("norm to which larger gradients are clipped", above=0)] = 0.1
+    max_skipped: Annotated[
+        int, OptionInfo("updates in a row that may be skipped because they are not finite", at_least=0)
+    ] = 10
+    seed: Annotated[int, OptionInfo("random seed of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
+    precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are always fp32")] = "fp32"
+    strategy: Annotated[Strategy, OptionInfo("each process holds the whole model (ddp) or a part of it (fsdp)")] = "ddp"
+    eval_every: Annotated[int, OptionInfo("updates between validations, which save checkpoints", at_least=1)] = 500
+    eval_len: Annotated[int, OptionInfo("tokens of the held-out text that a validation reads", at_least=2)] = 65536
+    sample_len: Annotated[int, OptionInfo("tokens of the sample that each validation writes", at_least=0)] = 200
     log_every: Annotated[int, OptionInfo("updates between lines of metrics", at_least=1)] = 50
     checkpoint_every: Annotated[
-        int | None, OptionInfo("updates between further checkpoints; null: none", at_least=1)
+        int | None, OptionInfo("updates between additional checkpoints; null: none", at_least=1)
     ] = None
     checkpoint_minutes: Annotated[
-        float | None, OptionInfo("minutes from one checkpoint to the next; null: none", above=0)
+        float | None, OptionInfo("minutes after which another checkpoint is saved; null: never", above=0)
     ] = 10.0
-    keep: Annotated[int, OptionInfo("checkpoints to keep, besides the best on validation", at_least=1)] = 2
-    trackers: Annotated[list[str], OptionInfo(f"where to log besides metrics.jsonl: {', '.join(TRACKERS)}")] = (
+    keep: Annotated[int, OptionInfo("newest checkpoints to keep, besides the best by validation", at_least=1)] = 2
+    trackers: Annotated[list[str], OptionInfo(f"where to log in addition to metrics.jsonl: {', '.join(TRACKERS)}")] = (
         dataclasses.field(default_factory=list)
     )
 
@@ -218,9 +226,12 @@ class TrainOptions(Options):
                     "so that blocks end where segments end"
                 )
         if self.first_block_len is None and self.curriculum_updates:
-            raise InputError(f"--curriculum-updates is {self.curriculum_updates}; give --first-block-len too")
+            raise InputError(f"--curriculum-updates is {self.curriculum_updates} without --first-block-len; give both")
         if self.compile and self.model == "feedback":
-            raise InputError("--compile gains nothing for --model feedback, whose walk through time is not compiled")
+            raise InputError(
+                "--compile is given with --model feedback, whose recurrence it does not speed up; leave it out, or "
+                "choose --model parallel or transformer-xl"
+            )
         stages(self.block_len, self.first_block_len, self.curriculum_updates)
         if self.batch_size % self.accumulate:
             raise InputError(f"--accumulate is {self.accumulate}; it must divide --batch-size {self.batch_size}")
@@ -228,7 +239,7 @@ class TrainOptions(Options):
             raise InputError(f"--kv-heads is {self.kv_heads}; it must divide --heads {self.heads}")
         unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
         if unknown:
-            raise InputError(f"--trackers has {unknown[0]!r}; it must be of {', '.join(TRACKERS)}")
+            raise InputError(f"--trackers has {unknown[0]!r}; it must be one of {', '.join(TRACKERS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,30 +250,30 @@ class EvalOptions(Options):
     files: Annotated[
         list[str], OptionInfo("text to read: files, globs, .gz, .xz, or - for standard input", positional=True)
     ]
-    mem_len: Annotated[int | None, OptionInfo("memory slots, if other than in training", at_least=1)] = None
+    mem_len: Annotated[int | None, OptionInfo("memory slots M, if they differ from training", at_least=1)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions(Options):
-    """Curves of several runs in one picture."""
+    """A plot of several runs."""
 
     runs: Annotated[list[str], OptionInfo("RUN directories that `train` made", positional=True)]
     out: Annotated[str, OptionInfo("the PNG file to write")] = "runs.png"
-    x: Annotated[Axis, OptionInfo("what the curves are drawn over")] = "update"
+    x: Annotated[Axis, OptionInfo("quantity on the horizontal axis")] = "update"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerOptions(Options):
-    """A byte-pair tokenizer, learnt from text."""
+    """A byte-pair tokenizer, trained on text."""
 
-    action: Annotated[Literal["train"], OptionInfo("train: learn one from text", positional=True)]
+    action: Annotated[Literal["train"], OptionInfo("train: train one on text", positional=True)]
     files: Annotated[
         list[str],
-        OptionInfo("text to learn from: files, globs, .jsonl, .gz, .xz, datasets, or -", positional=True),
+        OptionInfo("text to train on: files, globs, .jsonl, .gz, .xz, datasets, or -", positional=True),
     ]
-    out: Annotated[str, OptionInfo("the file to write, in the format of Hugging Face")] = "tokenizer.json"
-    vocab_size: Annotated[int, OptionInfo("tokens V, at most", at_least=256)] = 8192
-    text_field: Annotated[str, OptionInfo("where the text is in .jsonl files and saved datasets")] = "text"
+    out: Annotated[str, OptionInfo("the file to write, in Hugging Face's format")] = "tokenizer.json"
+    vocab_size: Annotated[int, OptionInfo("largest number of tokens V", at_least=256)] = 8192
+    text_field: Annotated[str, OptionInfo("field that holds the text in .jsonl files and saved datasets")] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,15 +283,15 @@ class GenerateOptions(Options):
     run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
     prompt: Annotated[str, OptionInfo("the text to continue")] = "\n"
     max_new_tokens: Annotated[int, OptionInfo("tokens to write", at_least=1)] = 400
-    temperature: Annotated[float, OptionInfo("low is safe, high is bold; 0 takes the likeliest token", at_least=0)] = (
-        0.8
-    )
-    top_k: Annotated[int | None, OptionInfo("draw from the k likeliest tokens only", at_least=1)] = None
-    top_p: Annotated[float | None, OptionInfo("draw from the likeliest that reach p together", above=0, at_most=1)] = (
-        None
-    )
+    temperature: Annotated[float, OptionInfo("low is predictable; 0 takes the most likely token", at_least=0)] = 0.8
+    top_k: Annotated[int | None, OptionInfo("sample from the k most likely tokens", at_least=1)] = None
+    top_p: Annotated[
+        float | None,
+        OptionInfo("sample from the most likely tokens of total probability p", above=0, at_most=1),
+    ] = None
     seed: Annotated[
-        int | None, OptionInfo("to get the same text again; null: another each time", at_least=0, below=2**63)
+        int | None,
+        OptionInfo("random seed; null: another text each time", at_least=0, below=2**63),
     ] = None
 
     def __post_init__(self) -> None:
@@ -289,8 +300,8 @@ class GenerateOptions(Options):
             raise InputError("--prompt is empty; give at least one character to continue")
 
 
-def is_whole(values: Mapping[str, Any]) -> bool:
-    """Whether these are all options of a run, but perhaps for those that a version before `EARLIER` did not write."""
+def is_complete(values: Mapping[str, Any]) -> bool:
+    """Whether `values` has all options of a run; those of `EARLIER`, which older versions lacked, may be missing."""
     others = {field.name for field in dataclasses.fields(TrainOptions)} - {"out", "resume", *EARLIER}
     return values.keys() >= others
 

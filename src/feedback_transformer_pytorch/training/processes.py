@@ -1,7 +1,7 @@
-"""Several processes that train one model: what they agree on, and what each of them alone does.
+"""The processes that train one model together.
 
-Methods that return or do something for all are collective: all processes call them at the same place. With one process
-they cost nothing.
+`wrap`, `any`, `mean`, `gather`, `on_all_ranks` and `main_rank_first` are collective: all processes must call them at
+the same point. With one process they cost nothing.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=6)  # the others wait while the main process makes tokens of a large text
+TIMEOUT = timedelta(hours=6)  # the other processes wait while the main process tokenizes a large text
 
 
 class Processes:
-    """The processes of a run, as `torchrun` or `accelerate launch` started them; otherwise one. Enter it to use it.
+    """The processes that `torchrun` or `accelerate launch` started, or this one alone. A context manager.
 
     Attributes:
         accelerator: Accelerate's view of them.
-        device: what this one computes on.
-        rank: this one's number.
-        count: how many they are.
+        device: the device of this process.
+        rank: the number of this process.
+        count: the number of processes.
 
     Raises:
-        InputError: Accelerate is set up for something else than plain processes.
+        InputError: Accelerate is configured for anything but plain processes.
     """
 
     def __init__(self, trackers: Sequence[str] = (), folder: str = ".") -> None:
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
-            mixed_precision="no",  # whatever Accelerate is set up for: --precision says it
+            mixed_precision="no",  # --precision decides, not Accelerate's configuration
             dynamo_backend="no",
             log_with=list(trackers) or None,
             project_dir=folder,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
         self.device: torch.device = self.accelerator.device
         kind = self.accelerator.distributed_type
         if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
             raise InputError(
-                f"Accelerate is set up for {kind.value}; set it up for plain processes (`accelerate config`, or "
-                "torchrun), and give --strategy fsdp to shard the model"
+                f"Accelerate is configured for {kind.value}; configure it for plain processes (`accelerate config`), "
+                "or use torchrun, and give --strategy fsdp to shard the model"
             )
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
@@ -65,35 +65,35 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # A process that ends with its connections open may be aborted by their threads. After an error the others
-        # may be waiting in the middle of something, and closing would wait for them.
+        # If a process ends with open connections, their threads may abort it. After an error the connections stay
+        # open: the other processes may be inside a collective call, and closing would wait for them.
         if self.count > 1 and kind is None and torch.distributed.is_initialized():
-            # The wrapped model goes first: were it to drop the group last, it would wait for the group's thread while
-            # holding the interpreter's lock, which that thread may need.
+            # The wrapped model must be freed first. If it released the group last, it would hold the interpreter's
+            # lock while it waits for the group's thread, which may need that lock.
             self.accelerator.free_memory()
             torch.distributed.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
-        """Whether this one reports and writes what is common to all."""
+        """Whether this process writes the files and reports for all processes."""
         return self.rank == 0
 
     def rows(self, batch_size: int, accumulate: int) -> range:
-        """The streams that this process owns, of `batch_size`, in `accumulate` groups.
+        """Those of the `batch_size` streams that this process owns, in `accumulate` groups.
 
         Raises:
-            InputError: they cannot be divided evenly.
+            InputError: the streams cannot be split evenly.
         """
         if batch_size % (self.count * accumulate):
             raise InputError(
                 f"--batch-size is {batch_size}; it must be a multiple of {self.count} processes x "
-                f"--accumulate {accumulate}, so that all groups have equally many streams"
+                f"--accumulate {accumulate}, so that all groups have the same number of streams"
             )
         own = batch_size // self.count
         return range(self.rank * own, (self.rank + 1) * own)
 
     def wrap(self, model: nn.Module, strategy: Strategy) -> nn.Module:
-        """The model on its device, ready to average gradients over all processes."""
+        """Moves the model to the device and lets its backward pass average gradients over all processes."""
         if strategy == "fsdp" and self.count > 1:
             model.to(self.device)
             fully_shard(model)
@@ -101,7 +101,7 @@ class Processes:
         return self.accelerator.prepare_model(model)
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether `flag` is true in any process."""
         if self.count == 1:
             return flag
         votes = torch.tensor(float(flag), device=self.device)
@@ -116,7 +116,7 @@ class Processes:
         return [value] if self.count == 1 else gather_object([value])
 
     def on_all_ranks(self, action: Callable[[], T]) -> list[T]:
-        """What `action` returns in each process; if it fails in any, all raise that InputError."""
+        """Runs `action` in every process; returns all results. If one raises an InputError, all processes raise it."""
         result: T | None = None
         failure = None
         try:
@@ -130,13 +130,13 @@ class Processes:
         return [outcome for outcome, _ in outcomes]  # type: ignore[misc]
 
     def main_rank_first(self, action: Callable[[], T]) -> T:
-        """Lets the main process act while the others wait; all get what it returns, or the InputError it raises."""
+        """Runs `action` in the main process only. All processes return its result, or raise its InputError."""
         return self.on_all_ranks(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
 def gradients_shared(wrapped: nn.Module, now: bool) -> Iterator[None]:
-    """Within it, a backward pass averages gradients over all processes only if `now`."""
+    """In this context, a backward pass averages gradients over all processes only if `now`."""
     if isinstance(wrapped, FSDPModule):
         wrapped.set_requires_gradient_sync(now)
         yield

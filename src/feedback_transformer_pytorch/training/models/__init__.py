@@ -1,0 +1,1 @@
+"""The model that the options name, and the weights that it starts from."""

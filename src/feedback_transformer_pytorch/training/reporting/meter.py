@@ -1,0 +1,162 @@
+"""Averages over the updates between two reports, and totals of the run."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from ..updates.trainer import Step
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Averages over the updates since the last report.
+
+    Attributes:
+        update: updates done since the run began.
+        tokens: tokens read since the run began.
+        seconds: training time since the run began, without validation and saving.
+        loss: nats per token, averaged over the updates that were not skipped.
+        bits_per_byte: the same loss in bits per byte of text.
+        grad_norm: norm of the gradient before clipping, averaged over the same updates.
+        lr: the learning rate of the last update.
+        tokens_per_second: training speed, without validation and saving.
+        peak_memory_bytes: largest memory of the main process so far; on a GPU, that of its tensors.
+        skipped: updates skipped since the run began.
+        seconds_left: estimated training time to the last update, without validation and saving.
+    """
+
+    update: int
+    tokens: int
+    seconds: float
+    loss: float
+    bits_per_byte: float
+    grad_norm: float
+    lr: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    skipped: int
+    seconds_left: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The values for metrics.jsonl."""
+        values = asdict(self)
+        del values["seconds_left"]
+        return values
+
+    def __str__(self) -> str:
+        left = timedelta(seconds=round(self.seconds_left))
+        skipped = f"  {self.skipped} skipped" if self.skipped else ""
+        return (
+            f"loss {self.loss:.3f}  {self.bits_per_byte:.3f} bits/byte  "
+            f"{self.tokens_per_second:,.0f} tokens/s  {left} left{skipped}"
+        )
+
+
+class Meter:
+    """Collects the results and the time of updates.
+
+    Attributes:
+        skipped: updates skipped since the run began.
+        skipped_in_row: updates skipped since the last one that was not.
+    """
+
+    def __init__(self, *, bits_per_nat: float, max_updates: int, device: torch.device) -> None:
+        self._bits_per_nat, self._max_updates, self._device = bits_per_nat, max_updates, device
+        self.skipped = self.skipped_in_row = 0
+        self._tokens, self._seconds = 0, 0.0
+        self._losses: list[float] = []
+        self._grad_norms: list[float] = []
+        self._interval_tokens, self._interval_seconds, self._interval_updates = 0, 0.0, 0
+        self.resume()
+
+    def resume(self) -> None:
+        """Starts the clock; call it after anything that does not count as training."""
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stops the clock until `resume`."""
+        passed = time.perf_counter() - self._since
+        self._seconds += passed
+        self._interval_seconds += passed
+        self.resume()
+
+    def add(self, step: Step, tokens: int) -> None:
+        """Adds an update that read `tokens` tokens."""
+        self._tokens += tokens
+        self._interval_tokens += tokens
+        self._interval_updates += 1
+        self.skipped_in_row = self.skipped_in_row + 1 if step.skipped else 0
+        if step.skipped:
+            self.skipped += 1
+        else:
+            self._losses.append(step.loss)
+            self._grad_norms.append(step.grad_norm)
+        self._last = step
+
+    def take(self) -> Interval | None:
+        """Returns the averages since the last call, None if all updates were skipped; then starts a new interval."""
+        self.pause()
+        if not self._losses:
+            return None
+        count = len(self._losses)
+        loss = sum(self._losses) / count
+        speed = self._interval_tokens / self._interval_seconds
+        updates = self._max_updates - self._last.update
+        interval = Interval(
+            update=self._last.update,
+            tokens=self._tokens,
+            seconds=self._seconds,
+            loss=loss,
+            bits_per_byte=loss * self._bits_per_nat,
+            grad_norm=sum(self._grad_norms) / count,
+            lr=self._last.lr,
+            tokens_per_second=speed,
+            peak_memory_bytes=_peak_memory(self._device),
+            skipped=self.skipped,
+            seconds_left=updates * self._interval_seconds / self._interval_updates,
+        )
+        self._losses, self._grad_norms = [], []
+        self._interval_tokens, self._interval_seconds, self._interval_updates = 0, 0.0, 0
+        return interval
+
+    def so_far(self) -> dict[str, float]:
+        """Tokens and seconds of training since the run began, for a line of metrics.jsonl."""
+        return {"tokens": self._tokens, "seconds": self._seconds}
+
+    def state(self) -> dict[str, Any]:
+        """The state of this meter as plain values, for `restore`."""
+        self.pause()
+        return {
+            **self.so_far(),
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "losses": self._losses,
+            "grad_norms": self._grad_norms,
+            "interval_updates": self._interval_updates,
+            "interval_tokens": self._interval_tokens,
+            "interval_seconds": self._interval_seconds,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from the state of another meter."""
+        self._tokens, self._seconds = state["tokens"], state["seconds"]
+        self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
+        self._losses, self._grad_norms = list(state["losses"]), list(state["grad_norms"])
+        self._interval_updates = state["interval_updates"]
+        self._interval_tokens, self._interval_seconds = state["interval_tokens"], state["interval_seconds"]
+        self.resume()
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,129 @@
+"""Plots of runs as PNG files."""
+
+from __future__ import annotations
+
+import gc
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from ...errors import InputError, MissingExtraError
+
+try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise MissingExtraError("matplotlib", "train") from error
+
+Record = Mapping[str, Any]
+
+_X_LABELS = {"update": "update", "tokens": "tokens read", "seconds": "seconds of training"}
+
+
+def curves_png(metrics: Iterable[Record], title: str) -> bytes:
+    """A plot of one run: bits per byte in training and on the held-out text over updates, with those of xz.
+
+    For a feedback model, a second plot has the weights by which its layers enter the memory. In the first tenth of the
+    run, where the loss falls steeply, the curves may lie above the plot.
+
+    Args:
+        metrics: the records of metrics.jsonl.
+        title: the title of the plot.
+    """
+    records = list(metrics)
+    weighted = [record for record in records if "layer_weights" in record]
+    figure = _figure(height=6 if weighted else 4.5)
+    if weighted:
+        axes, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        _draw_layer_weights(below, weighted)
+    else:
+        axes = below = figure.add_subplot()
+    visible = []
+    for xz in _of_kind(records, "xz"):
+        for name, style, label in (("alone", "--", "alone"), ("after_training", ":", "after the training text")):
+            if xz[name] is not None:
+                axes.axhline(xz[name], color="0.4", linestyle=style, label=f"xz -9, {label}")
+                visible.append(xz[name])
+    visible += _draw(axes, _of_kind(records, "train"), "update", "-", "C0", "training")
+    visible += _draw(axes, _of_kind(records, "validation"), "update", "o-", "C1", "held-out")
+    _frame(axes, visible)
+    below.set_xlabel(_X_LABELS["update"])
+    axes.set(title=title, ylabel="bits per byte")
+    return _png(figure)
+
+
+def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["update", "tokens", "seconds"]) -> bytes:
+    """A plot of several runs, each in one colour: bits per byte in training as a line, on the held-out text as dots.
+
+    In the first tenth of each run, where the loss falls steeply, the curves may lie above the plot.
+
+    Args:
+        runs: the name of each run and the records of its metrics.jsonl.
+        x: the quantity on the horizontal axis.
+
+    Raises:
+        InputError: in a record, `x` or the bits per byte are missing or not a number.
+    """
+    figure = _figure(height=4.5)
+    axes = figure.add_subplot()
+    visible = []
+    for number, (name, metrics) in enumerate(runs):
+        training, heldout = _of_kind(metrics, "train"), _of_kind(metrics, "validation")
+        for record in training + heldout:
+            for key in (x, "bits_per_byte"):
+                if not isinstance(record.get(key), int | float):
+                    raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; fix or delete it")
+        visible += _draw(axes, training, x, "-", f"C{number}", name)
+        visible += _draw(axes, heldout, x, "o", f"C{number}", None)
+    _frame(axes, visible)
+    axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel="bits per byte")
+    return _png(figure)
+
+
+def _figure(height: float) -> Figure:
+    gc.collect()  # frees the last figure: megabytes in reference cycles, which would add up during training
+    figure = Figure(figsize=(7, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _of_kind(records: Iterable[Record], kind: str) -> list[Record]:
+    return [record for record in records if record["kind"] == kind]
+
+
+def _draw(axes: Axes, records: Sequence[Record], x: str, style: str, colour: str, label: str | None) -> list[float]:
+    """Draws a curve; returns its finite heights after the first tenth, which the plot must show."""
+    places = [record[x] for record in records]
+    heights = [record["bits_per_byte"] for record in records]
+    axes.plot(places, heights, style, color=colour, label=label, linewidth=1.2, markersize=4)
+    late = (height for place, height in zip(places, heights, strict=True) if place > 0.1 * places[-1])
+    return [height for height in late if math.isfinite(height)]
+
+
+def _draw_layer_weights(axes: Axes, records: Sequence[Record]) -> None:
+    updates = [record["update"] for record in records]
+    curves = list(zip(*(record["layer_weights"] for record in records), strict=True))
+    for layer, weights in enumerate(curves):
+        colour = colormaps["viridis"](layer / len(curves))
+        axes.plot(updates, weights, color=colour, linewidth=1.2, label=f"layer {layer}" if layer else "embedding")
+    axes.set(ylabel="layer weight")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(curves) // 8)
+
+
+def _frame(axes: Axes, visible: Sequence[float]) -> None:
+    """Adds a legend and a grid, and sets the limits so that the plot shows the heights in `visible`."""
+    if visible:
+        margin = 0.05 * (max(visible) - min(visible)) + 0.01
+        axes.set_ylim(min(visible) - margin, max(visible) + margin)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _png(figure: Figure) -> bytes:
+    png = io.BytesIO()
+    figure.savefig(png, dpi=150)
+    return png.getvalue()

@@ -1,0 +1,1 @@
+"""What a run writes to the disk, and how it resumes from there."""

@@ -1,0 +1,304 @@
+"""The RUN directory: the files of a training run.
+
+config.yaml        all options; `train --config` reads it
+tokenizer.json     the tokenizer, unless it is bytes
+model.safetensors  the weights of the last validation or stop
+metrics.jsonl      one JSON object in each line: kinds "xz", "train" and "validation"
+curves.png         a plot of the metrics
+checkpoints/       the states from which training can resume (see checkpoint.py)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ...data import Tokenizer, load_tokenizer
+from ...errors import InputError, MissingExtraError
+from ...files import PART, append_line, cut_synced, remove_parts, sync, sync_directory, write_whole, writing
+from ..models.architectures import LanguageModel, build_model
+from ..options import EARLIER, TrainOptions, flag
+from .checkpoint import Checkpoints
+
+try:
+    import yaml
+except ImportError as error:
+    raise MissingExtraError("pyyaml", "train") from error
+
+# Options that may change when a run resumes: paths (a fingerprint identifies the text), and what the run keeps.
+_CHANGEABLE = {
+    *("out", "resume", "preset", "files", "heldout", "tokenizer", "cache", "init_from", "strategy"),
+    *("checkpoint_every", "checkpoint_minutes", "keep", "trackers"),
+}
+
+
+class Run:
+    """A RUN directory that exists. `Run.create` creates one, `Run.open` opens one."""
+
+    def __init__(self, path: Path, options: TrainOptions) -> None:
+        self.path = path
+        self.options = options
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @property
+    def weights(self) -> Path:
+        """The file of the weights of the last validation or stop."""
+        return self.path / "model.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        """The file of the plot."""
+        return self.path / "curves.png"
+
+    @classmethod
+    def create(cls, options: TrainOptions, tokenizer: Tokenizer) -> Self:
+        """Creates the directory `options.out` and writes the tokenizer and the options into it.
+
+        Raises:
+            InputError: the directory holds something else (see `find`), or cannot be written.
+        """
+        path = Path(options.out)
+        find(options)
+        values = options.to_dict()
+        for name in ("out", "resume"):  # a RUN directory may be moved
+            del values[name]
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            sync_directory(path.parent)
+        json_of_tokenizer = tokenizer.to_json()
+        if json_of_tokenizer is not None:
+            write_whole(path / "tokenizer.json", json_of_tokenizer.encode())
+        write_whole(path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+        return cls(path, options)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Opens the run in the directory `path`.
+
+        Raises:
+            InputError: there is no run, or its config.yaml is damaged.
+        """
+        path = Path(path)
+        config = path / "config.yaml"
+        if not config.is_file():
+            reason = "it has no config.yaml" if path.is_dir() else "there is no such directory"
+            raise InputError(
+                f"{path} is not a RUN directory: {reason}; give one that `feedback-transformer train` created"
+            )
+        try:
+            values = yaml.safe_load(config.read_bytes())
+        except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
+            raise InputError(f"{config} is not YAML ({error}); restore it from a copy") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{config} has no options; restore the file that `feedback-transformer train` wrote")
+        try:
+            options = TrainOptions.from_dict({**EARLIER, **values, "out": str(path)})
+        except InputError as error:
+            raise InputError(f"{config}: {error}") from error
+        return cls(path, options)
+
+    def clean(self) -> None:
+        """Deletes files and directories that a crash left incomplete.
+
+        Raises:
+            InputError: one of them cannot be deleted.
+        """
+        for folder in (self.path, self.checkpoints.path):
+            remove_parts(folder)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run.
+
+        Raises:
+            InputError: tokenizer.json is damaged.
+        """
+        path = self.path / "tokenizer.json"
+        return load_tokenizer(path if path.exists() else "bytes")
+
+    def save_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Replaces the weights atomically.
+
+        Raises:
+            InputError: the new weights cannot be written; the old ones are unchanged.
+        """
+        write_whole(self.weights, save(dict(weights), metadata={"sha256": _digest(weights)}))
+
+    def load_model(self, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
+        """The model with the weights of the last validation or stop, in evaluation mode.
+
+        Args:
+            mem_len: memory slots M, if they differ from training.
+
+        Raises:
+            InputError: the weights are missing or damaged, or do not match the options of this run.
+        """
+        if not self.weights.is_file():
+            raise InputError(
+                f"{self.path} has no weights yet, because training did not reach a validation; "
+                f"resume it with `feedback-transformer train --resume --out {self.path}`"
+            )
+        state = self._read_weights()
+        model = build_model(self.options, num_tokens, mem_len)
+        check_fit(model.state_dict(), state, self.weights, self.path / "config.yaml")
+        model.load_state_dict(state)
+        return model.eval()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        append_line(self._metrics, json.dumps(record))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; none if the file does not exist.
+
+        Raises:
+            InputError: a line is not a JSON object with a kind.
+        """
+        if not self._metrics.is_file():
+            return []
+        records = []
+        for number, line in enumerate(self._metrics.read_bytes().splitlines(), 1):
+            try:
+                record = json.loads(line)
+                record["kind"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise InputError(
+                    f"{self._metrics}, line {number} is damaged: {error!r}; fix the line or delete it"
+                ) from error
+            records.append(record)
+        return records
+
+    def validated(self) -> dict[int, float]:
+        """Bits per byte of all validations, by update.
+
+        Raises:
+            InputError: as `metrics` does.
+        """
+        return {r["update"]: r["bits_per_byte"] for r in self.metrics() if r["kind"] == "validation"}
+
+    def metrics_so_far(self) -> dict[str, Any]:
+        """Waits until metrics.jsonl is on the disk; returns its length in bytes and its SHA-256."""
+        sync(self._metrics)
+        content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def truncate_metrics(self, so_far: Mapping[str, Any], update: int) -> None:
+        """Deletes the lines that follow the state `so_far`, except a validation of `update` directly after it.
+
+        Args:
+            so_far: a result of `metrics_so_far`.
+
+        Raises:
+            InputError: the lines before have changed, or the file cannot be written.
+        """
+        content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        kept, rest = content[: so_far["bytes"]], content[so_far["bytes"] :]
+        if hashlib.sha256(kept).hexdigest() != so_far["sha256"]:
+            raise InputError(
+                f"{self._metrics} is damaged: its first {so_far['bytes']} bytes differ from those at the "
+                "checkpoint; restore it from a copy"
+            )
+        if _is_validation(rest.partition(b"\n")[0], update):  # after a stop, the resumed run made this validation
+            kept += rest.partition(b"\n")[0] + b"\n"
+        if kept != content:
+            cut_synced(self._metrics, len(kept))
+
+    def drop_metrics(self) -> bool:
+        """Deletes metrics.jsonl; returns whether it existed.
+
+        Raises:
+            InputError: it cannot be deleted.
+        """
+        existed = self._metrics.exists()
+        with writing(self._metrics):
+            self._metrics.unlink(missing_ok=True)
+        return existed
+
+    def _read_weights(self) -> dict[str, torch.Tensor]:
+        content = self.weights.read_bytes()
+        try:
+            state = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            expected = header.get("__metadata__", {}).get("sha256")  # None in weights copied from a checkpoint
+            if expected is not None and expected != _digest(state):
+                raise ValueError("its numbers do not match its SHA-256")
+        except (SafetensorError, ValueError) as error:
+            raise InputError(
+                f"{self.weights} is damaged ({error}); restore it from a copy or from a checkpoint, or train a new run"
+            ) from error
+        return state
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+
+def find(options: TrainOptions) -> Run | None:
+    """The run in `options.out` that is to be resumed; None if a new run can be created there.
+
+    Raises:
+        InputError: `options.out` holds a run with other options, or other files; or `resume` is set without a run.
+    """
+    path = Path(options.out)
+    if (path / "config.yaml").exists():
+        run = Run.open(path)
+        for name, here in fixed_options(options).items():
+            there = getattr(run.options, name)
+            if here != there:
+                raise InputError(
+                    f"{path} already holds a run, with {flag(name)} {there!r}, not {here!r}; choose another --out, "
+                    "or give --resume and no other options to resume it"
+                )
+        return run
+    if options.resume:
+        raise InputError(f"there is no run in {path} to resume; give the directory of a run as --out")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out is {path}, which is a file; give a directory")
+    begun = {"config.yaml" + PART, "tokenizer.json", "tokenizer.json" + PART}  # left by a crash in `Run.create`
+    if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
+        raise InputError(f"{path} is not empty and does not hold a run; choose another --out")
+    return None
+
+
+def _is_validation(line: bytes, update: int) -> bool:
+    try:
+        record = json.loads(line)
+        return record["kind"] == "validation" and record["update"] == update
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of all names and numbers, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode() + b"\0" + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fixed_options(options: TrainOptions) -> dict[str, Any]:
+    """The options that cannot change when a run resumes."""
+    return {name: value for name, value in options.to_dict().items() if name not in _CHANGEABLE}
+
+
+def check_fit(
+    expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], weights: Path, config: Path
+) -> None:
+    """Raises InputError unless the tensors of the file `weights` fit the model that the file `config` describes."""
+    for name in sorted(expected.keys() | given.keys()):
+        here, there = (tuple(state[name].shape) if name in state else "missing" for state in (given, expected))
+        if here != there:
+            raise InputError(
+                f"{weights} does not match {config}: {name} is {here} in the weights "
+                f"and {there} in the model; restore the two files of the same run"
+            )

@@ -1,0 +1,117 @@
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from feedback_transformer_pytorch.training.reporting import meter as module
+from feedback_transformer_pytorch.training.reporting.meter import Meter
+from feedback_transformer_pytorch.training.updates.trainer import Step
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass on a clock that otherwise stands still."""
+    now = 100.0
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+    return pass_by
+
+
+def new_meter() -> Meter:
+    return Meter(bits_per_nat=2.0, max_updates=10, device=torch.device("cpu"))
+
+
+def step(update: int, loss: float = 1.0, *, skipped: bool = False) -> Step:
+    return Step(update, loss=loss, grad_norm=2 * loss, lr=0.1 * update, skipped=skipped)
+
+
+def test_an_interval_is_the_average_of_its_updates(wait: Callable[[float], None]) -> None:
+    meter = new_meter()
+    for update, loss in ((1, 1.0), (2, 3.0)):
+        wait(0.5)
+        meter.add(step(update, loss), 64)
+    interval = meter.take()
+    assert (interval.update, interval.loss, interval.bits_per_byte, interval.grad_norm) == (2, 2.0, 4.0, 4.0)
+    assert (interval.tokens, interval.seconds, interval.tokens_per_second) == (128, 1.0, 128.0)
+    assert (interval.lr, interval.seconds_left, interval.skipped) == (0.2, 4.0, 0)
+    assert interval.peak_memory_bytes > 10**6
+
+
+def test_each_interval_starts_afresh_and_totals_go_on(wait: Callable[[float], None]) -> None:
+    meter = new_meter()
+    for update, loss in ((1, 1.0), (2, 3.0)):
+        wait(2)
+        meter.add(step(update, loss), 64)
+        interval = meter.take()
+    assert (interval.loss, interval.tokens_per_second) == (3.0, 32.0)
+    assert (interval.tokens, interval.seconds) == (128, 4.0)
+    assert meter.so_far() == {"tokens": 128, "seconds": 4.0}
+
+
+def test_only_time_of_training_counts(wait: Callable[[float], None]) -> None:
+    meter = new_meter()
+    wait(1)
+    meter.resume()
+    wait(2)
+    meter.pause()
+    wait(4)
+    meter.resume()
+    wait(8)
+    meter.add(step(1), 64)
+    assert meter.take().seconds == 10
+
+
+def test_skipped_updates_are_counted_and_left_out_of_the_averages(wait: Callable[[float], None]) -> None:
+    meter = new_meter()
+    in_row = []
+    for update, skipped in enumerate((True, True, False, True), 1):
+        wait(1)
+        meter.add(step(update, torch.nan if skipped else 1.5, skipped=skipped), 64)
+        in_row.append(meter.skipped_in_row)
+    interval = meter.take()
+    assert in_row == [1, 2, 0, 1]
+    assert (interval.loss, interval.grad_norm, interval.skipped) == (1.5, 3.0, 3)
+    assert (interval.update, interval.tokens, interval.tokens_per_second) == (4, 256, 64)
+
+
+def test_without_an_update_that_was_learnt_from_there_is_no_interval() -> None:
+    meter = new_meter()
+    assert meter.take() is None
+    meter.add(step(1, torch.nan, skipped=True), 64)
+    assert meter.take() is None
+
+
+def test_another_meter_goes_on_exactly(wait: Callable[[float], None]) -> None:
+    def go_on(meter: Meter) -> None:
+        for update in (4, 5):
+            wait(0.3)
+            meter.add(step(update, 0.7), 64)
+
+    first = new_meter()
+    for update, skipped in ((1, True), (2, False), (3, True)):
+        wait(0.1)
+        first.add(step(update, 1 / 3, skipped=skipped), 64)
+    state = json.loads(json.dumps(first.state()))
+    second = new_meter()
+    second.restore(state)
+    assert second.skipped_in_row == 1
+    go_on(first)
+    expected = first.take()
+    second.resume()
+    go_on(second)
+    found = second.take()
+    assert found.to_dict() | {"peak_memory_bytes": 0} == expected.to_dict() | {"peak_memory_bytes": 0}
+
+
+def test_skipped_updates_are_shown() -> None:
+    meter = new_meter()
+    meter.add(step(1), 64)
+    assert "skipped" not in str(meter.take())
+    meter.add(step(2, skipped=True), 64)
+    meter.add(step(3), 64)
+    assert str(meter.take()).endswith("left  1 skipped")

@@ -1,0 +1,76 @@
+import math
+from typing import Any, Literal
+
+import pytest
+
+from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.training.reporting.plots import comparison_png, curves_png
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def metrics(*, rate: float = 1.0) -> list[dict[str, Any]]:
+    """A run of three updates that learns at this rate."""
+    records: list[dict[str, Any]] = [{"kind": "xz", "alone": 2.0, "after_training": None}]
+    for update in range(1, 4):
+        progress = {"update": update, "tokens": 64 * update, "seconds": 0.5 * update}
+        records.append({"kind": "train", **progress, "bits_per_byte": 8 / (1 + rate * update)})
+    return [*records, {"kind": "validation", **progress, "bits_per_byte": 3.0}]
+
+
+def without(key: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != key} for record in records]
+
+
+@pytest.mark.parametrize("after_training", [1.4, None])
+def test_curves_are_a_picture(after_training: float | None) -> None:
+    metrics = [
+        {"kind": "xz", "alone": 2.0, "after_training": after_training},
+        {"kind": "train", "update": 1, "bits_per_byte": 8.0},
+        {"kind": "train", "update": 2, "bits_per_byte": 4.0},
+        {"kind": "validation", "update": 2, "bits_per_byte": 3.0},
+    ]
+    assert curves_png(metrics, title="run").startswith(PNG)
+
+
+def test_there_may_be_nothing_to_draw_yet() -> None:
+    assert curves_png([], title="run").startswith(PNG)
+
+
+def test_layer_weights_have_a_panel_of_their_own() -> None:
+    plain, weighted = metrics(), metrics()
+    for record in weighted:
+        if record["kind"] == "train":
+            record["layer_weights"] = [0.5, 0.3, 0.2]
+    picture = curves_png(weighted, title="run")
+    assert height(picture) > height(curves_png(plain, title="run"))
+
+
+@pytest.mark.parametrize("x", ["update", "tokens", "seconds"])
+def test_a_comparison_is_a_picture(x: Literal["update", "tokens", "seconds"]) -> None:
+    runs = [("slow", metrics(rate=0.5)), ("fast", metrics(rate=2.0)), ("not begun", [])]
+    assert comparison_png(runs, x=x).startswith(PNG)
+
+
+def test_each_run_changes_the_comparison() -> None:
+    slow, fast = ("run", metrics(rate=0.5)), ("run", metrics(rate=2.0))
+    pictures = [comparison_png(runs, x="tokens") for runs in ([slow], [fast], [slow, fast], [fast, slow])]
+    assert len(set(pictures)) == 4
+
+
+@pytest.mark.parametrize("x", ["tokens", "seconds"])
+def test_a_run_without_what_to_draw_over_is_named(x: Literal["tokens", "seconds"]) -> None:
+    runs = [("new", metrics()), ("old", without(x, metrics()))]
+    with pytest.raises(InputError, match=f"^old: a line of metrics.jsonl has no number as '{x}'; fix or delete it$"):
+        comparison_png(runs, x=x)
+    assert comparison_png(runs, x="update").startswith(PNG)
+
+
+def height(png: bytes) -> int:
+    """In pixels: the second number of the header that comes first in a PNG."""
+    return int.from_bytes(png[20:24], "big")
+
+
+def test_a_validation_that_is_not_finite_leaves_the_picture_to_the_others() -> None:
+    records = [{"kind": "validation", "update": update, "bits_per_byte": math.nan} for update in (10, 20)]
+    assert curves_png([*metrics(), *records], title="run").startswith(b"\x89PNG")
