@@ -14,7 +14,7 @@ from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
 from .memory import Memory, as_memory
 from .model import FeedbackDecoder, FeedbackTransformer, check_tokens
-from .recurrence import Incremental, computes_like, is_called_plainly
+from .recurrence import Incremental, WalkRequest, computes_like, is_called_plainly
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
 READ_AT_ONCE = 256
@@ -130,8 +130,9 @@ def _is_plain(model: FeedbackTransformer) -> bool:
 
 def _walk(model: FeedbackTransformer, x: Tensor, memory: Any) -> Incremental | None:
     """A walk that goes on behind a memory, for embeddings like x (B, T, D); None where it does not apply."""
-    stack, memory = model.decoder.stack, as_memory(memory, x, model.config)
-    return Incremental(stack, x, memory) if Incremental.applies(stack, x, memory) else None
+    stack, past = model.decoder.stack, model.decoder.start(memory, x)
+    request = WalkRequest(x, *model.decoder.keys_values(past))
+    return Incremental(stack, request, past) if Incremental.applies(stack, request, past) else None
 
 
 def _step(walk: Incremental, x: Tensor, seq_len: int) -> Tensor:

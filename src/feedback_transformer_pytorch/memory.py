@@ -151,7 +151,9 @@ def _tensors_of(memory: Any, carries_states: bool) -> tuple[tuple[str, ...], tup
     if carries_states:
         states = memory if isinstance(memory, Tensor) else getattr(memory, "states", None)
         if states is None:
-            raise InputError(f"memory is a {type(memory).__name__}; this model carries states: it must be a StateMemory")
+            raise InputError(
+                f"memory is a {type(memory).__name__}; this model carries states: it must be a StateMemory"
+            )
         return ("states",), (states,)
     try:
         keys, values = memory

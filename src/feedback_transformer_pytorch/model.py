@@ -113,14 +113,14 @@ class FeedbackDecoder(nn.Module):
                 f"x is {x.dtype} {tuple(x.shape)}; it must be floating point (batch, time >= 1, dim={self.config.dim})"
             )
         check_context(x, context, context_mask, self.config)
-        past = self._filled(as_memory(memory, x, self.config))
+        past = self.start(memory, x)
         alignment = None
         if mask is not None or reset is not None or past.lengths is not None:
             alignment = self._align(x, past, mask, reset)
         walked = self._walk(
             WalkRequest(
                 x if alignment is None else alignment.scatter(x),
-                *self._keys_values(past),
+                *self.keys_values(past),
                 None if alignment is None else alignment.visibility,
                 context,
                 context_mask,
@@ -135,8 +135,14 @@ class FeedbackDecoder(nn.Module):
             return stepwise(self.stack, request)
         return fused(self.stack, request, recompute=self.recompute)
 
-    def _filled(self, past: AnyMemory) -> AnyMemory:
-        """The memory with zero states before it, where it starts with them."""
+    def start(self, memory: Any, x: Tensor) -> AnyMemory:
+        """The memory that precedes x (B, T, D), from what a caller gave as memory: with zero states before it, where it
+        starts with them.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        past = as_memory(memory, x, self.config)
         missing = self.config.mem_len - past.tensors[0].shape[1]
         if self.config.memory_start == "empty" or (not missing and past.lengths is None):
             return past
@@ -151,7 +157,8 @@ class FeedbackDecoder(nn.Module):
         zero = self.stack.layer_weight.new_zeros(1, 1, self.config.dim)
         return [zero] if isinstance(like, StateMemory) else self.stack.project(zero)
 
-    def _keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
+    def keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
+        """The keys and values (B, n, K*G*E) of a memory."""
         return self.stack.project(past.states) if isinstance(past, StateMemory) else (past.keys, past.values)
 
     def _left(self, past: AnyMemory, walked: Walked, alignment: Alignment | None) -> AnyMemory:

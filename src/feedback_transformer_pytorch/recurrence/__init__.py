@@ -1,8 +1,11 @@
+"""How time is walked."""
+
+from .applicability import computes_like as computes_like
+from .applicability import is_called_plainly as is_called_plainly
+from .fused import describe_walk as describe_walk
+from .fused import fused as fused
+from .incremental import Incremental as Incremental
 from .request import Walked as Walked
 from .request import WalkRequest as WalkRequest
 from .stack import Stack as Stack
 from .stepwise import stepwise as stepwise
-def fused(stack, request, recompute=False): return stepwise(stack, request)
-def describe_walk(*a): ...
-class Incremental: ...
-computes_like=is_called_plainly=None

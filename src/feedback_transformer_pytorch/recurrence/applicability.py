@@ -1,6 +1,6 @@
-"""Where the fused walk computes what the modules say.
+"""Where a fast walk computes what the modules say.
 
-The fused walk reads the parameters of a stack and its configuration, and calls no module. So it is right only where the
+A fast walk reads the parameters of a stack and its configuration, and calls no module. So it is right only where the
 modules are those that the configuration builds: this is what is compared, module by module.
 """
 
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as module_globals
 
 from ..config import FeedbackConfig
@@ -39,12 +38,8 @@ class _Expected(NamedTuple):
     parameters: dict[str, torch.Size]
 
 
-def unsupported_reason(stack: Stack, x: Tensor) -> str | None:
-    """Why the fused walk does not apply, as half a sentence; None if it does."""
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation is on"
-    if torch._C._are_functorch_transforms_active():
-        return "a torch.func transform is on"
+def difference_from_configuration(stack: Stack, x: Tensor) -> str | None:
+    """What a stack has that its configuration does not build, as half a sentence; None for nothing."""
     if _global_hooks():
         return "a global module hook is registered"
     expected = _expected(stack.config)

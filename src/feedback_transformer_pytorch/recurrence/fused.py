@@ -3,48 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..memory import Memory
-from ..segments import Visibility
-from .applicability import unsupported_reason, warn_once
-from .backward import backward
-from .forward import forward
-from .native.library import kernel_key
-from .plan import Plan
+from .applicability import warn_once
+from .backends import Backend, choose
+from .engine.backward import backward
+from .engine.forward import forward
+from .engine.walk import INPUTS, Walk, WalkSpec, inputs_of
+from .layout.plan import Plan
+from .layout.precision import choose_precision
+from .request import Walked, WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
-from .tape import Masks, Values
-from .walk import Walk, WalkSpec, WalkTensors, parameter_names
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def fused(
-    stack: Stack, x: Tensor, memory: Memory, visibility: Visibility | None = None, *, recompute: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Walks x through time; arguments and results are those of `stepwise`, which it calls where it does not apply.
+def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Walked:
+    """Walks a sequence through time, or calls `stepwise` where no backend applies.
 
     Args:
         recompute: keep only the states between blocks for the backward pass, and recompute the rest.
     """
-    reason = unsupported_reason(stack, x)
-    if reason is not None:
+    config, x = stack.config, request.x
+    reach = stack.reach()
+    beyond = max(0, request.keys.shape[1] - reach)  # carried slots that no head sees
+    plan = Plan(x.shape[0], x.shape[1], config.seq_len, reach, request.keys.shape[1] - beyond)
+    out_dtype, precision = choose_precision(x)
+    backend, reason = choose(stack, request, plan, precision)
+    if backend is None:
+        assert reason is not None
         warn_once(reason)
-        return stepwise(stack, x, memory, visibility)
-    config = stack.config
-    plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, memory.keys.shape[1])
-    spec, inputs = WalkSpec.of(stack, x, plan, visibility), WalkTensors.of_stack(stack, x, memory)
-    flat = inputs.flat()
+        return stepwise(stack, request)
+    seen = request._replace(keys=request.keys[:, beyond:], values=request.values[:, beyond:])
+    spec = WalkSpec.of(stack, seen, plan, out_dtype, backend.precision(seen, precision))
+    tensors = inputs_of(stack, seen)
     autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
-        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in flat):
-            return _Fused.apply(_Call(stack, spec, recompute, autocast), *flat)
-        masks = spec.layout.masks(plan.segments, x, spec.attn_dropout > 0, spec.ff_dropout > 0)
-        return forward(Walk(spec, inputs), None, None, masks)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.values()):
+            call = _Call(spec, backend, recompute, autocast, tuple(tensors))
+            walked = Walked(*_Fused.apply(call, *tensors.values()))
+        else:
+            masks = spec.layout.empty(spec.layout.masks, plan.segments, x)
+            walked = forward(Walk(spec, tensors), backend.forward_steps, None, masks)
+    if not beyond or walked.keys is None or walked.values is None:
+        return walked
+    return walked._replace(
+        keys=torch.cat([request.keys[:, :beyond].to(out_dtype), walked.keys], dim=1),
+        values=torch.cat([request.values[:, :beyond].to(out_dtype), walked.values], dim=1),
+    )
 
 
 def describe_walk(stack: Stack, x: Tensor) -> str:
@@ -53,54 +63,62 @@ def describe_walk(stack: Stack, x: Tensor) -> str:
 
     Walks that are described differently compute the same up to rounding.
     """
-    if unsupported_reason(stack, x) is not None:
-        return "the definition"
     config = stack.config
+    empty = x.new_empty(x.shape[0], 0, config.memory_dim)
     plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, carried=0)
-    return f"the compiled kernel {kernel_key()}" if WalkSpec.of(stack, x, plan, None).compiled else "torch operations"
+    backend = choose(stack, WalkRequest(x, empty, empty), plan, choose_precision(x)[1]).backend
+    return "the definition" if backend is None else backend.describe()
 
 
 class _Call(NamedTuple):
     """The arguments of a call that are no tensors."""
 
-    stack: Stack
     spec: WalkSpec
+    backend: Backend
     recompute: bool
     autocast: bool
+    names: tuple[str, ...]
+
+    def named(self, flat: Any) -> dict[str, Tensor | None]:
+        """The tensors of a call by name."""
+        return dict(zip(self.names, flat, strict=True))
 
 
 class _Fused(torch.autograd.Function):
     """The walk, as autograd sees it."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *flat: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        spec, inputs = call.spec, WalkTensors.of(flat)
-        layout, x = spec.layout, inputs.x
-        segments = layout.plan.segments
-        masks = layout.masks(segments, x, spec.attn_dropout > 0, spec.ff_dropout > 0)
-        ctx.call, ctx.num_tensors = call, len(flat)
-        ctx.rng = None if masks == (None, None) else _rng_state(x.device)
-        values = None if call.recompute else layout.values(segments, x)
+    def forward(ctx: Any, call: _Call, *flat: Tensor | None) -> tuple[Tensor | None, ...]:
+        layout = call.spec.layout
+        walk = Walk(call.spec, call.named(flat))
+        x, segments = walk.x, layout.plan.segments
+        values = layout.empty(layout.masks, segments, x)
+        ctx.rng = _rng_state(x.device) if values else None
+        if not call.recompute:
+            values = layout.empty(layout.kept, segments, x) | values
         states = x.new_empty(layout.config.depth + 1, x.shape[0] * x.shape[1], x.shape[2])
-        walk = Walk(spec, inputs)
-        outputs = forward(walk, states, values, masks)
+        walked = forward(walk, call.backend.forward_steps, states, values)
+        ctx.call, ctx.value_names = call, tuple(values)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*flat, walk.windows.buffer, states, *masks, *(values or ()))
-        return outputs
+        ctx.save_for_backward(*flat, walk.buffer.buffer, states, *values.values())
+        return tuple(walked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         saved = ctx.saved_tensors
-        flat, (buffer, states, *rest) = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
-        needs_grad = ctx.needs_input_grad[1:]
+        tensors, (buffer, states, *kept) = call.named(saved[: len(call.names)]), saved[len(call.names) :]
+        needs_grad = {name for name, needs in zip(call.names, ctx.needs_input_grad[1:], strict=True) if needs}
         if torch.is_grad_enabled():
             with _replayed(ctx.rng, states.device):
-                return None, *_differentiable(call, flat, needs_grad, grads)
-        masks, values = Masks(*rest[:2]), Values(*rest[2:]) if rest[2:] else None
-        with torch.autocast(states.device.type, enabled=False):
-            walk = Walk(call.spec, WalkTensors.of(flat), needs_grad, buffer)
-            return None, *backward(walk, grads, states, values, masks)
+                found: Mapping[str, Tensor | None] = _differentiable(call, tensors, needs_grad, grads)
+        else:
+            values = dict(zip(ctx.value_names, kept, strict=True))
+            with torch.autocast(states.device.type, enabled=False):
+                walk = Walk(call.spec, tensors, needs_grad, buffer)
+                given: Any = Walked(*grads)  # type: ignore[arg-type]
+                found = backward(walk, call.backend.backward_steps, given, states, values, call.recompute)
+        return None, *(found.get(name) if name in needs_grad else None for name in call.names)
 
 
 class _Definition(nn.Module):
@@ -110,28 +128,33 @@ class _Definition(nn.Module):
         super().__init__()
         self.stack = stack
 
-    def forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return stepwise(self.stack, *arguments)
+    def forward(self, request: WalkRequest) -> Walked:
+        return stepwise(self.stack, request)
 
 
 def _differentiable(
-    call: _Call, flat: Sequence[Tensor | None], needs_grad: Sequence[bool], grads: Sequence[Tensor | None]
-) -> list[Tensor | None]:
+    call: _Call, tensors: Mapping[str, Tensor | None], needs_grad: set[str], grads: tuple[Tensor | None, ...]
+) -> dict[str, Tensor | None]:
     """The gradients by the definition, so that they have gradients themselves (`create_graph=True`)."""
-    inputs, parameters = WalkTensors.of(flat), flat[3:]
-    x, memory = inputs.x, Memory(inputs.keys, inputs.values)
-    names = parameter_names(call.stack.config)
-    named = {f"stack.{name}": p for name, p in zip(names, parameters, strict=True) if p is not None}
-    with torch.autocast(x.device.type, dtype=call.spec.out_dtype, enabled=call.autocast):
-        outputs = torch.func.functional_call(_Definition(call.stack), named, (x, memory, call.spec.visibility))
-    asked = [tensor for tensor, wants in zip(flat, needs_grad, strict=True) if wants and tensor is not None]
-    given = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
-    found = iter(
-        torch.autograd.grad(
-            [out for out, _ in given], asked, [grad for _, grad in given], create_graph=True, allow_unused=True
-        )
+    spec = call.spec
+    named = {f"stack.{name}": t for name, t in tensors.items() if name not in INPUTS and t is not None}
+    x, keys, values, context = (tensors[name] for name in INPUTS)
+    assert x is not None
+    assert keys is not None
+    assert values is not None
+    request = WalkRequest(x, keys, values, spec.visibility, context, spec.context_mask)
+    with torch.autocast(x.device.type, dtype=spec.out_dtype, enabled=call.autocast):
+        walked: Walked = torch.func.functional_call(_Definition(spec.stack), named, (request,))
+    asked = {name: t for name, t in tensors.items() if name in needs_grad and t is not None}
+    given = [(out, grad) for out, grad in zip(walked, grads, strict=True) if grad is not None and out is not None]
+    found = torch.autograd.grad(
+        [out for out, _ in given],
+        list(asked.values()),
+        [grad for _, grad in given],
+        create_graph=True,
+        allow_unused=True,
     )
-    return [next(found) if wants else None for wants in needs_grad]
+    return dict(zip(asked, found, strict=True))
 
 
 def _rng_state(device: torch.device) -> Tensor:

@@ -30,9 +30,7 @@ class Block(nn.Module):
         """The names and modules of the sub-layers, in their order."""
         return cast(Iterator[tuple[str, Sublayer]], self.named_children())
 
-    def forward(
-        self, x: Tensor, memory: MemoryView, context: ContextView | None, norm: nn.Module | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, memory: MemoryView, context: ContextView | None, norm: nn.Module | None) -> Tensor:
         """(B, S, D) to (B, S, D); `norm` is the attention norm of all layers, None where each has its own."""
         for _, sublayer in self.sublayers():
             x = sublayer.residual(x, memory, context, norm)
@@ -103,6 +101,17 @@ class Stack(nn.Module):
         norm = self.norm if self.norm is not None else self.blocks[0].attention.norm
         assert norm is not None
         return norm(states)
+
+    def memory_norms(self) -> list[nn.LayerNorm]:
+        """The norms that the memory passes through with memory_norm="layer", bank by bank."""
+        norms = [self.norm if self.norm is not None else block.attention.norm for block in self.blocks]
+        return [norm for norm in norms[: self.config.banks] if norm is not None]
+
+    def reach(self) -> int:
+        """How many memory slots back any head of any layer sees, at most M."""
+        spans = [block.attention.span for block in self.blocks]
+        reaches = [span.reach() for span in spans if span is not None]
+        return int(torch.stack(reaches).max()) if reaches else self.config.mem_len
 
     def span_loss(self) -> Tensor:
         """The sum over the layers of their heads' mean spans, in tokens: a number (). Zero without adaptive spans."""

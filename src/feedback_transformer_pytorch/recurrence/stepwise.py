@@ -19,13 +19,13 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
     """Walks a sequence through time."""
     config, x = stack.config, request.x
     terms = stack.position(config.mem_len + config.seq_len)
-    contexts = _contexts(stack, request)
+    contexts, reach = _contexts(stack, request), stack.reach()
     keys, values = request.keys, request.values
     tops, all_keys, all_values, all_stored = [], [keys], [values], []
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
-        slots, length = keys.shape[1], state.shape[1]
+        slots, length = min(keys.shape[1], reach), state.shape[1]
         mask = attention_mask(config, slots, slots, segment, length, request.visibility, x.device)
-        seen = _blanked(stack, keys, values, mask)
+        seen = _blanked(stack, keys[:, keys.shape[1] - slots :], values[:, values.shape[1] - slots :], mask)
         states = [state]
         for layer, block in enumerate(stack.blocks):
             bank = min(layer, config.banks - 1)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from ...position import bucket, bucket_starts
-from ..ops import Norm
-from ..walk import Block, Walk
+from ..engine.walk import Walk
+from ..ops.attention import AttentionOps
+from ..ops.feedforward import FeedForwardOps
+from ..ops.norm import Norm
+from ..ops.scores import VectorScores
 from . import structures
 from .library import library, name_of
 
@@ -29,7 +32,7 @@ class Kernel:
 
     def __init__(self, walk: Walk, transposed: bool) -> None:
         """Packs the weights: as they are for the way forward, transposed for the way back."""
-        config, plan, x = walk.config, walk.plan, walk.tensors.x
+        config, plan, x = walk.config, walk.plan, walk.x
         compiled = library()
         assert compiled is not None
         precision = walk.layout.precision
@@ -52,9 +55,9 @@ class Kernel:
         self._threads = threads
         in_bytes = config.depth * weights * self._packed_dtype.itemsize
         self._streams = STREAMS if in_bytes >= compiled.bytes_to_stream() else 1
-        blocks = (structures.Block * config.depth)()
-        for filled, block in zip(blocks, walk.blocks, strict=True):
-            self._fill(filled, block)
+        layers = (structures.LayerWeights * config.depth)()
+        for layer, filled in enumerate(layers):
+            self._fill(filled, walk, layer)
         self.model = structures.Model(
             threads=threads,
             layers=config.depth,
@@ -66,12 +69,13 @@ class Kernel:
             hidden=config.hidden_dim,
             slots=plan.slots,
             pair_stride=(plan.slots + plan.time) * config.dim_head,
-            blocks=ctypes.addressof(blocks),
-            to_kv=self._linear(walk.to_kv.weight, None),
+            blocks=ctypes.addressof(layers),
+            to_kv=self._linear(walk.project.weight, None),
             mix=None if walk.mix_weight is None else self._address(walk.mix_weight.to(x.dtype)),
         )
-        if walk.position is not None:
-            table = walk.position.table.to(x.dtype)
+        vectors = position_vectors(walk)
+        if vectors is not None:
+            table = vectors.table.to(x.dtype)
             self.model.position = self._address(table)
             self.model.position_t = self._address(table.t().contiguous())
             self.model.bucket_starts = self._address(bucket_starts())
@@ -84,14 +88,18 @@ class Kernel:
             norm = self._norm(walk.memory_norm)
             self.model.memory_norm = ctypes.addressof(norm)
             self._kept.append(norm)
-        self._kept.append(blocks)
+        self._kept.append(layers)
 
-    def _fill(self, filled: structures.Block, block: Block) -> None:
-        filled.norm_attention, filled.norm_feedforward = map(self._norm, (block.norm_attention, block.norm_feedforward))
-        filled.to_q = self._linear(block.to_q.weight, block.to_q.bias, block.to_q.scale)
-        filled.to_out = self._linear(block.to_out.weight, block.to_out.bias)
-        filled.from_hidden = self._linear(block.from_hidden.weight, block.from_hidden.bias)
-        weight, bias = block.to_hidden.weight, block.to_hidden.bias
+    def _fill(self, filled: structures.LayerWeights, walk: Walk, layer: int) -> None:
+        attention, feedforward = sublayers(walk)
+        norms = (stage.norms[layer] for stage in walk.stages)
+        filled.norm_attention, filled.norm_feedforward = map(self._norm, norms)
+        to_q, to_out = attention.to_q[layer], attention.to_out[layer]
+        filled.to_q = self._linear(to_q.weight, to_q.bias, to_q.scale)
+        filled.to_out = self._linear(to_out.weight, to_out.bias)
+        to_hidden, from_hidden = feedforward.to_hidden[layer], feedforward.to_out[layer]
+        filled.from_hidden = self._linear(from_hidden.weight, from_hidden.bias)
+        weight, bias = to_hidden.weight, to_hidden.bias
         if self._transposed:
             filled.value = self._linear(weight, None)
         else:
@@ -117,3 +125,18 @@ class Kernel:
         tensor = tensor.contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
+
+
+def sublayers(walk: Walk) -> tuple[AttentionOps, FeedForwardOps]:
+    """The sub-layers of a walk that the kernel knows."""
+    attention, feedforward = (stage.ops for stage in walk.stages)
+    assert isinstance(attention, AttentionOps)
+    assert isinstance(feedforward, FeedForwardOps)
+    return attention, feedforward
+
+
+def position_vectors(walk: Walk) -> VectorScores | None:
+    """The vectors that queries are multiplied with; None where distances only add biases."""
+    found = [ops for _, ops in walk.score_terms]
+    assert all(isinstance(ops, VectorScores) for ops in found)
+    return found[0] if found else None  # type: ignore[return-value]

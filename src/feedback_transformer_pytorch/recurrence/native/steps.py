@@ -1,4 +1,4 @@
-"""Segments walked by the kernel: the same two classes as those of `forward.py` and `backward.py`."""
+"""The steps of both directions by the compiled kernel; see `engine.protocols`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..chunk import Chunk
-from ..ops import KeyValueGradient
-from ..plan import Segment
-from ..tape import Masks, Values
-from ..walk import Walk
+from ..engine.protocols import StoredGradients
+from ..engine.walk import Walk
+from ..layout.plan import Segment
+from ..layout.tape import Values
+from ..ops.chunk import Chunk
+from ..ops.key_value_gradient import KeyValueGradient
 from . import structures
-from .kernel import Kernel
+from .kernel import Kernel, position_vectors, sublayers
 from .structures import Layers, point
 
 
@@ -46,11 +47,25 @@ class _Tables:
 
     def values(self, at: structures.Segment, values: Values, count: int) -> None:
         """Values that both directions use, for segments with `count` scores."""
-        self.rows(at.q, values.q)
-        self.rows(at.out, values.out)
-        if values.local is not None:
-            self.rows(at.local_kv, values.local)
-        self.scores(at.probabilities, values.probabilities, count, len(values.q))
+        q, out, probabilities = (values[f"attention.{name}"] for name in ("q", "out", "probabilities"))
+        assert q is not None
+        assert out is not None
+        assert probabilities is not None
+        self.rows(at.q, q)
+        self.rows(at.out, out)
+        own = values["attention.own"]
+        if own is not None:
+            self.rows(at.local_kv, own)
+        self.scores(at.probabilities, probabilities, count, len(q))
+
+    def masks(self, at: structures.Segment, hidden_mask: Layers, values: Values, count: int, depth: int) -> None:
+        """Dropout masks, for segments with `count` scores."""
+        mask = values.get("attention.mask")
+        if mask is not None:
+            self.scores(at.probabilities_mask, mask, count, depth)
+        mask = values.get("feedforward.mask")
+        if mask is not None:
+            self.rows(hidden_mask, mask)
 
     def move(self, row: int, score: int) -> None:
         """Moves to a segment, by its first row and its first score."""
@@ -62,21 +77,21 @@ class _Tables:
 
 def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
     """Fills in what a segment sees, and returns what must be kept for the call."""
-    plan, windows = walk.plan, walk.windows
-    filled, local = plan.filled(segment), segment.local
-    at.length, at.local, at.masked_slots = segment.length, local, plan.slots - filled
+    plan, buffer = walk.plan, walk.buffer
+    filled, own = plan.filled(segment), segment.own
+    at.length, at.local, at.masked_slots = segment.length, own, plan.slots - filled
     # The kernel leaves out slots that hold nothing, so that the bias of a full window serves where distances are true
     # ones and something is seen.
     bias: Tensor | None
-    if windows.true_distances and filled + local > 0:
-        bias, has_keys = windows.full_bias(segment).contiguous(), None
-        if walk.position is not None and not local:
+    if buffer.true_distances and filled + own > 0:
+        bias, has_keys = buffer.full_bias(segment).contiguous(), None
+        if not walk.biases and not own:
             bias = None  # all of it is zero
     else:
-        bias, has_keys = windows.bias(segment)
+        bias, has_keys = buffer.bias(segment)
         bias, has_keys = bias.contiguous(), None if has_keys is None else has_keys.contiguous()
-    first = segment.start * windows.buffer.stride(2) * windows.buffer.element_size()
-    at.keys, at.values = (half.data_ptr() + first for half in windows.buffer)
+    first = segment.start * buffer.buffer.stride(2) * buffer.buffer.element_size()
+    at.keys, at.values = (half.data_ptr() + first for half in buffer.buffer)
     at.bias = None if bias is None else bias.data_ptr()
     at.has_keys = None if has_keys is None else has_keys.data_ptr()
     return [bias, has_keys]
@@ -87,21 +102,15 @@ def _row(tensor: Tensor, row: int) -> int:
     return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
 
 
-class ForwardSteps:
-    """Segments walked forward."""
+class KernelForwardSteps:
+    """Segments walked forward; see `ForwardSteps`."""
 
-    def __init__(self, walk: Walk, states: Tensor | None, values: Values | None, masks: Masks) -> None:
-        """Sets up.
-
-        Args:
-            states: (L+1, T*B, D); None to keep nothing.
-            values, masks: of all segments; values None to keep nothing.
-        """
+    def __init__(self, walk: Walk, states: Tensor | None, values: Values | None) -> None:
         self._walk, self._kernel = walk, Kernel(walk, transposed=False)
-        self._states, self._values, self._masks = states, values, masks
+        self._states, self._values = states, values or {}
         self._scores = [0, *accumulate(walk.layout.score_counts(walk.plan.segments))]
         self._calls: dict[int, tuple[structures.Forward, _Tables, Any]] = {}
-        self._slot_bytes = walk.config.dim_head * walk.windows.buffer.element_size()
+        self._slot_bytes = walk.config.dim_head * walk.buffer.buffer.element_size()
 
     def step(self, segment: Segment, state: Tensor) -> None:
         """Takes a segment from `state[0]` to the top, and puts it into the memory."""
@@ -117,74 +126,70 @@ class ForwardSteps:
 
     def _prepare(self, segment: Segment, state: Tensor) -> tuple[structures.Forward, _Tables, Any]:
         """For segments of this length, a structure, what moves with the segment, and what must be kept."""
-        layout, x = self._walk.layout, self._walk.tensors.x
+        layout, x = self._walk.layout, self._walk.x
         at, moving, resting = structures.Forward(), _Tables(), _Tables()
         if self._states is None:
             resting.rows(at.states, state)
         else:
             moving.rows(at.states, self._states)
         values, tables = self._values, moving
-        if values is None:
-            values, tables = layout.values([segment], x), resting
+        if "attention.q" not in values:
+            values, tables = layout.empty(layout.kept, [segment], x), resting
         (count,) = layout.score_counts([segment])
         tables.values(at.segment, values, count)
-        tables.rows(at.middle, values.middle)
-        tables.rows(at.hidden, values.hidden)
-        if self._masks.probabilities is not None:
-            moving.scores(at.segment.probabilities_mask, self._masks.probabilities, count, layout.config.depth)
-        if self._masks.hidden is not None:
-            moving.rows(at.hidden_mask, self._masks.hidden)
+        middle, hidden = values["feedforward.input"], values["feedforward.hidden"]
+        assert middle is not None
+        assert hidden is not None
+        tables.rows(at.middle, middle)
+        tables.rows(at.hidden, hidden)
+        moving.masks(at.segment, at.hidden_mask, self._values, count, layout.config.depth)
         rows, dim = segment.length * x.shape[0], x.shape[2]
         buffers = [x.new_empty(rows, width) for width in (dim, layout.config.hidden_dim, 2 * layout.config.kv_dim)]
-        buffers.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.local))
+        buffers.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.own))
         at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in buffers)
         return at, moving, (resting, buffers)
 
 
-class BackwardSteps:
-    """Segments walked back."""
+class KernelBackwardSteps:
+    """Segments walked in reverse time order; see `BackwardSteps`."""
 
-    def __init__(self, walk: Walk, memory: KeyValueGradient, bias: Tensor) -> None:
-        """Sets up; `bias` (H, M+S) is what the gradients of the biases are added to."""
-        self._walk, self._memory, self._bias, self._kernel = walk, memory, bias, Kernel(walk, transposed=True)
-        rows, config, x = max(walk.plan.row_counts), walk.config, walk.tensors.x
+    def __init__(self, walk: Walk, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        self._walk, self._memory, self._bias, self._kernel = walk, memory, grad_bias, Kernel(walk, transposed=True)
+        rows, config, x = max(walk.plan.row_counts), walk.config, walk.x
         self._workspace = [x.new_empty(rows, width) for width in (config.dim, config.heads * config.dim_head)]
         # By length of segments: weights for each thread, gradients of the scores, and of the biases for each thread.
         self._weights_workspace: dict[int, Tensor] = {}
         self._scores_workspace: dict[int, Tensor] = {}
         self._grad_bias: dict[int, Tensor] = {}
 
-    def begin(self, chunk: Chunk) -> None:
-        """Begins a chunk, which the sub-layers have prepared."""
-        self._chunk, self._counts = chunk, self._walk.layout.score_counts(chunk.segments)
+    def begin(self, chunk: Chunk, stored: StoredGradients) -> None:
+        self._chunk, self._stored, self._counts = chunk, stored, self._walk.layout.score_counts(chunk.segments)
         self._scores = [0, *accumulate(self._counts)]
         self._calls: dict[int, tuple[structures.Backward, _Tables]] = {}
 
     def step(self, segment: Segment, place: int, index: int) -> None:
-        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers."""
-        walk, chunk, memory = self._walk, self._chunk, self._memory
+        walk, chunk, stored, memory = self._walk, self._chunk, self._stored, self._memory
         if segment.length not in self._calls:
             self._calls[segment.length] = self._prepare(segment, index)
         at, tables = self._calls[segment.length]
         row = segment.rows.start - chunk.segments[0].rows.start
         tables.move(row, self._scores[index])
         kept = _fill(at.segment, walk, segment)
-        at.grad_top, at.grad_mixed = _row(chunk.grad_tops, row), _row(chunk.grad_mixed, row)
-        at.grad_kv = _row(chunk.grad_kv, row)
-        if chunk.moments is not None:
-            at.mixed = _row(chunk.mixed, row)
-            at.mixed_mean, at.mixed_rstd = (_row(moment, row) for moment in chunk.moments)
+        at.grad_top, at.grad_mixed = _row(stored.grad_tops, row), _row(stored.grad_mixed, row)
+        at.grad_kv = _row(stored.grad_kv, row)
+        if stored.moments is not None:
+            at.mixed = _row(stored.mixed, row)
+            at.mixed_mean, at.mixed_rstd = (_row(moment, row) for moment in stored.moments)
         at.total = memory.total[:, :, walk.plan.slots + segment.start :].data_ptr()
         at.total_stride = memory.total.stride(0)
         at.grad_scores_band, at.operands = memory.grad_scores_band.data_ptr(), memory.operands.data_ptr()
         at.place, at.places, at.columns = place, memory.grad_scores_band.shape[2], memory.grad_scores_band.shape[5]
         self._kernel.backward(ctypes.byref(self._kernel.model), ctypes.byref(at))
         del kept
-        if walk.config.position == "legacy":
-            walk.windows.add_bias_gradient(segment, self._scores_workspace[segment.length], self._bias)
+        if walk.config.position == "legacy" and self._bias is not None:
+            walk.buffer.add_bias_gradient(segment, self._scores_workspace[segment.length], self._bias)
 
     def end_block(self, segment: Segment) -> None:
-        """Gives the slots before a block, whose first segment was the last step, the gradients from all its queries."""
         at, _ = self._calls[segment.length]
         self._kernel.end_block(ctypes.byref(self._kernel.model), ctypes.byref(at))
 
@@ -193,16 +198,18 @@ class BackwardSteps:
         plan = self._walk.plan
         one_each = {segment.length: segment for segment in plan.segments}
         for length, grad in self._grad_bias.items():
-            distance = self._walk.windows.distance(one_each[length])
+            assert self._bias is not None
+            distance = self._walk.buffer.distance(one_each[length])
             self._bias.index_add_(1, distance.flatten(), grad.sum(0))
 
     def _prepare(self, segment: Segment, index: int) -> tuple[structures.Backward, _Tables]:
         """For the chunk's segments of this length, a structure, and what moves with the segment."""
         chunk, at, tables, config = self._chunk, structures.Backward(), _Tables(), self._walk.config
         count, length = self._counts[index], segment.length
-        columns, threads = self._walk.plan.slots + segment.local, self._kernel.model.threads
+        columns, threads = self._walk.plan.slots + segment.own, self._kernel.model.threads
+        probabilities = chunk.value("attention.probabilities")
         if length not in self._scores_workspace:
-            like, groups = chunk.values.probabilities, self._memory.total.shape[1]
+            like, groups = probabilities, self._memory.total.shape[1]
             self._scores_workspace[length] = like.new_empty(config.depth, groups, count // config.depth // groups)
             self._weights_workspace[length] = like.new_empty(threads, columns)
             if config.position == "t5":  # distances are the same in all windows
@@ -212,31 +219,27 @@ class BackwardSteps:
         if config.position == "t5":
             at.grad_bias, at.grad_bias_stride = self._grad_bias[length].data_ptr(), config.heads * length * columns
         tables.values(at.segment, chunk.values, count)
-        if chunk.masks.probabilities is not None:
-            tables.scores(at.segment.probabilities_mask, chunk.masks.probabilities, count, len(chunk.values.q))
+        tables.masks(at.segment, at.hidden_mask, chunk.values, count, config.depth)
         tables.rows(at.states, chunk.states[:-1])
-        tables.rows(at.middle, chunk.values.middle)
-        tables.rows(at.hidden, chunk.values.hidden)
-        if chunk.masks.hidden is not None:
-            tables.rows(at.hidden_mask, chunk.masks.hidden)
+        tables.rows(at.middle, chunk.value("feedforward.input"))
+        tables.rows(at.hidden, chunk.value("feedforward.hidden"))
         tables.rows(at.grad_states, chunk.grad_states)
-        tables.rows(at.grad_middle, chunk.grad_middles)
-        attentions = [attention.chunk for attention in self._walk.attentions]
-        tables.rows(at.mean_a, [each.mean for each in attentions])
-        tables.rows(at.rstd_a, [each.rstd for each in attentions])
-        tables.rows(at.grad_q, [each.grad_q for each in attentions])
-        products = [each.grad_products for each in attentions if each.grad_products is not None]
-        if products:
-            tables.rows(at.grad_products, products)
-        tables.rows(at.grad_normed_a, [each.grad_normed for each in attentions])
-        local = [each.grad_local for each in attentions if each.grad_local is not None]
-        if local:
-            tables.rows(at.grad_local, local)
-        feedforwards = [feedforward.chunk for feedforward in self._walk.feedforwards]
-        tables.rows(at.mean_f, [each.mean for each in feedforwards])
-        tables.rows(at.rstd_f, [each.rstd for each in feedforwards])
-        tables.rows(at.product, [each.product for each in feedforwards])
-        tables.rows(at.grad_hidden, [each.grad_hidden for each in feedforwards])
-        tables.rows(at.grad_normed_f, [each.grad_normed for each in feedforwards])
+        tables.rows(at.grad_middle, chunk.grad_inputs["feedforward"])
+        attention, feedforward = sublayers(self._walk)
+        norms_a, norms_f = (stage.prepared for stage in self._walk.stages)
+        tables.rows(at.mean_a, [each.mean for each in norms_a])
+        tables.rows(at.rstd_a, [each.rstd for each in norms_a])
+        tables.rows(at.grad_normed_a, [each.grad_input for each in norms_a])
+        tables.rows(at.grad_q, attention.grad_q)
+        if position_vectors(self._walk) is not None:
+            tables.rows(at.grad_products, [columns for (columns,) in attention.grad_columns])
+        own = [grad for grad in attention.grad_own if grad is not None]
+        if own:
+            tables.rows(at.grad_local, own)
+        tables.rows(at.mean_f, [each.mean for each in norms_f])
+        tables.rows(at.rstd_f, [each.rstd for each in norms_f])
+        tables.rows(at.product, feedforward.products)
+        tables.rows(at.grad_hidden, feedforward.grad_hidden)
+        tables.rows(at.grad_normed_f, [each.grad_input for each in norms_f])
         at.grad_middle_whole, at.grad_out = (tensor.data_ptr() for tensor in self._workspace)
         return at, tables

@@ -1,4 +1,4 @@
-"""The structures that the kernel reads, field by field as `kernel.cpp` declares them; pointers are addresses."""
+"""The structures that the kernel reads, field by field as `source/structures.h` declares them; pointers are addresses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Norm(ctypes.Structure):
     _fields_ = [*_addresses("weight bias"), ("eps", ctypes.c_double)]
 
 
-class Block(ctypes.Structure):
+class LayerWeights(ctypes.Structure):
     _fields_ = [
         ("norm_attention", Norm),
         ("norm_feedforward", Norm),

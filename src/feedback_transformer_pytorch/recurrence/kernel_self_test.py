@@ -1,4 +1,4 @@
-"""The kernel's self-test: a small walk in every type against the definition. `library.py` runs it as a program."""
+"""The kernel's self-test: a small walk in every type against the definition. `native/library.py` runs it as a program."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config import FeedbackConfig
-from ...memory import Memory
-from ..fused import fused
-from ..stack import Stack
-from ..stepwise import stepwise
-from .library import library
+from ..config import FeedbackConfig
+from .fused import fused
+from .native.library import library
+from .request import WalkRequest
+from .stack import Stack
+from .stepwise import stepwise
 
 # Widths that are no whole number of vectors, a carried memory, a window that overflows, and work for several threads.
 # Between the two: segments of two tokens with a lone last one, segments of one; distances as a bias and as a product.
@@ -56,7 +56,7 @@ def self_test() -> str | None:
 def _results(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
     """States, keys and values, and the gradients of a weighted sum of them."""
     inputs = [x.detach().requires_grad_(), keys.detach().requires_grad_(), values.detach().requires_grad_()]
-    outputs = walk(stack, inputs[0], Memory(*inputs[1:]))
+    outputs = walk(stack, WalkRequest(*inputs))[:3]
     total = torch.stack([(out.double().flatten() * torch.linspace(-1, 1, out.numel())).sum() for out in outputs]).sum()
     return [tensor.detach() for tensor in (*outputs, *torch.autograd.grad(total, [*inputs, *stack.parameters()]))]
 

@@ -1,4 +1,4 @@
-"""How a sequence is cut up for the walk: segments, blocks of segments, and chunks of blocks."""
+"""How a sequence is split for the walk: segments, blocks of segments, and chunks of blocks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Segment:
     rows: slice
 
     @property
-    def local(self) -> int:
-        """How many keys of its own it sees: a lone token has none."""
+    def own(self) -> int:
+        """How many keys of its own it has: a lone token has none."""
         return self.length if self.length > 1 else 0
 
 

@@ -1,0 +1,1 @@
+"""The fast walk: what both directions share, the two directions, and their steps by operations of torch."""

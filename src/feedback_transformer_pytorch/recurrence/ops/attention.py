@@ -1,0 +1,258 @@
+"""Attention over the memory and over the segment as operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...config import FeedbackConfig
+from ...layers import Attention, dropout_mask
+from ..layout.buffer import MemoryBuffer, Window
+from ..layout.plan import Plan, Segment
+from ..layout.precision import Precision
+from ..layout.tape import Kept, Layout, Step
+from ..layout.workspace import Workspace
+from .attention_core import AttentionCore, OwnKeysValues
+from .chunk import Chunk
+from .key_value_gradient import KeyValueGradient
+from .parameters import Parameters
+from .scores import ScoreOps
+from .span import SpanOps
+from .sublayer import SublayerOps
+
+
+class AttentionOps(SublayerOps):
+    """The attention of all layers.
+
+    Attributes:
+        memory: the gradient of keys and values, which the backward walk hands over before it starts.
+        grad_bias: (H, M+S), what the gradients of the biases are added to; likewise. None for none.
+        inputs: by layer (Rc, D), of a prepared chunk; likewise the gradients that steps write: grad_q (Rc, H*E), of
+            scaled queries; grad_own (Rc, 2*G*E), zero for lone tokens, or None where all are; grad_columns, for each
+            term (Rc, H*columns).
+    """
+
+    name = "attention"
+    memory: KeyValueGradient
+    grad_bias: Tensor | None
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        modules: Sequence[Attention],
+        names: Sequence[str],
+        layout: Layout,
+        buffer: MemoryBuffer,
+        terms: Sequence[ScoreOps],
+        spans: SpanOps | None,
+    ) -> None:
+        config = layout.config
+        self._groups = config.kv_heads or config.heads
+        self.to_q = [parameters.linear(f"{name}.to_q", config.dim_head**-0.5) for name in names]
+        shares = config.kv == "shared"
+        self._to_kv = [parameters.linear("to_kv" if shares else f"{name}.to_kv") for name in names]
+        self.to_out = [parameters.linear(f"{name}.to_out") for name in names]
+        self._core = AttentionCore(layout.plan.batch, self._groups, config.heads // self._groups)
+        self._layout, self._buffer, self.terms, self._spans = layout, buffer, terms, spans
+        self._dropout, self._dtype = config.attn_dropout, parameters.precision.products
+        self._heads, self._banks = config.heads, config.banks
+        self._workspace, self._of_windows = Workspace(), dict[int, list[Tensor]]()
+        empty = [torch.empty(0)] * len(names)
+        self.inputs: list[Tensor] = list(empty)
+        self.grad_q: list[Tensor] = list(empty)
+        self.grad_own: list[Tensor | None] = list(empty)
+        self.grad_columns: list[list[Tensor]] = [[] for _ in names]
+
+    @classmethod
+    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+        inner, dtype = config.heads * config.dim_head, precision.attention
+        return {
+            "q": Kept("row", inner, dtype),  # scaled
+            "own": Kept("own row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
+            "probabilities": Kept("score", 0, dtype),
+            "out": Kept("row", inner, dtype),
+        }
+
+    @classmethod
+    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+        return {"mask": Kept("score", 0, precision.attention)} if config.attn_dropout else {}
+
+    def draw(self, segment: Segment, at: Step) -> None:
+        mask = at.get("attention.mask")
+        if mask is None:
+            return
+        plan: Plan = self._layout.plan
+        filled, own = plan.filled(segment), segment.own
+        mask.zero_()
+        if filled or own:
+            seen = mask[..., plan.slots - filled :]
+            shape = (plan.batch, self._heads, segment.length, filled + own)
+            seen.copy_(dropout_mask(seen.new_empty(shape), self._dropout).view(seen.shape))
+
+    def step(self, layer: int, x: Tensor, window: Window, at: Step) -> Tensor:
+        self._project(layer, x, at["attention.q"], at["attention.own"])
+        self._attend(layer, window, at)
+        return self._output(layer, at["attention.out"], window.has_keys)
+
+    def recompute(self, layer: int, x: Tensor, chunk: Chunk, windows: Sequence[Window], output: bool) -> Tensor | None:
+        own = chunk.values["attention.own"]
+        self._project(layer, x, chunk.value("attention.q")[layer], None if own is None else own[layer])
+        for window, at in zip(windows, chunk.steps, strict=True):
+            self._attend(layer, window, at[layer])
+        if not output:
+            return None
+        return self._output(layer, chunk.value("attention.out")[layer], self._buffer.has_keys(chunk.segments))
+
+    def _project(self, layer: int, x: Tensor, q: Tensor | None, own: Tensor | None) -> None:
+        """Writes queries, and own keys and values, of a step or of a chunk."""
+        self.to_q[layer].step(x, out=q)
+        if own is not None:
+            self._to_kv[layer].step(x, out=own)
+
+    def _attend(self, layer: int, window: Window, at: Step) -> None:
+        """Writes the probabilities and what they give."""
+        core, own, bank = self._core, self._own(at), layer if self._banks > 1 else 0
+        q_rows, probabilities, out = at["attention.q"], at["attention.probabilities"], at["attention.out"]
+        assert q_rows is not None
+        assert probabilities is not None
+        assert out is not None
+        q, bias = core.split(q_rows), window.bias
+        for term, of_window in zip(self.terms, self._terms_of(window), strict=True):
+            bias = bias + term.step(q, of_window)
+        weights: Tensor
+        if self._spans is None:
+            weights = core.probabilities(q, window.keys_t[bank], own, bias, probabilities)
+        else:
+            kept, beyond = self._span_of(window)
+            core.probabilities(q, window.keys_t[bank], own, bias + beyond[layer], probabilities)
+            weights = self._spans.step(probabilities, kept[layer])
+        mask = at.get("attention.mask")
+        core.step(weights if mask is None else weights * mask, window.values[bank], own, out)
+
+    def _output(self, layer: int, out: Tensor | None, has_keys: Tensor | None) -> Tensor:
+        """What attention gave to (R, D), of a step or of a chunk."""
+        assert out is not None
+        y = self.to_out[layer].step(out.to(self._dtype))
+        return y if has_keys is None else y * has_keys
+
+    def _own(self, at: Step) -> OwnKeysValues:
+        own = at["attention.own"]
+        return None if own is None else self._core.split_own(own)
+
+    def _terms_of(self, window: Window) -> list[Tensor]:
+        """For each term what it needs of a window's distances."""
+        if not self.terms:
+            return []
+        found = None if window.length is None else self._of_windows.get(window.length)
+        if found is None:
+            assert window.distance is not None
+            found = [term.of_window(window.distance) for term in self.terms]
+            if window.length is not None:
+                self._of_windows[window.length] = found
+        return found
+
+    def _span_of(self, window: Window) -> tuple[Tensor, Tensor]:
+        assert self._spans is not None
+        assert window.distance is not None
+        assert window.length is not None
+        return self._spans.window(window.distance, window.length)
+
+    def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
+        get, q, own = self._workspace.get, chunk.value("attention.q"), chunk.values["attention.own"]
+        self.inputs[layer] = x
+        self.grad_q[layer] = get(f"grad_q.{layer}", tuple(q.shape[1:]), x)
+        self.grad_own[layer] = None if own is None else x.new_zeros(own.shape[1:])
+        self.grad_columns[layer] = [
+            get(f"grad_columns.{number}.{layer}", (q.shape[1], self._heads * term.columns), q)
+            for number, term in enumerate(self.terms)
+        ]
+
+    def split(self, chunk: Chunk) -> None:
+        counts = chunk.counts
+        self._at, self._rows = chunk.steps, chunk.value("attention.q").split(counts, dim=1)
+        self._grad_q = [grad.split(counts) for grad in self.grad_q]
+        self._grad_own = [None if grad is None else grad.split(counts) for grad in self.grad_own]
+        self._grad_columns = [[grad.split(counts) for grad in grads] for grads in self.grad_columns]
+        self._scores = self._weights(chunk)
+
+    def _weights(self, chunk: Chunk) -> list[Tensor]:
+        """For each segment (L, BG, Q, n + own), what the values were multiplied with."""
+        scores = self._layout.scores(chunk.segments, chunk.value("attention.probabilities"))
+        if self._spans is not None:
+            windows = self._buffer.windows(chunk.segments)
+            scores = [self._spans.step(p, self._span_of(window)[0]) for p, window in zip(scores, windows, strict=True)]
+        mask = chunk.values.get("attention.mask")
+        if mask is None:
+            return scores
+        masks = self._layout.scores(chunk.segments, mask)
+        return [p * m for p, m in zip(scores, masks, strict=True)]
+
+    def begin_step(self, index: int) -> None:
+        rows, weights = self._rows[index], self._scores[index]
+        self._grad_out = self._workspace.get("grad_out", tuple(rows.shape), rows)
+        self._grad_scores = self._workspace.get("grad_scores", tuple(weights.shape), weights)
+
+    def step_backward(self, layer: int, index: int, grad: Tensor, window: Window, out: Tensor) -> Tensor:
+        at, core, bank = self._at[index][layer], self._core, layer if self._banks > 1 else 0
+        grad_out, grad_scores, grad_q = self._grad_out[layer], self._grad_scores[layer], self._grad_q[layer][index]
+        if window.has_keys is not None:
+            grad = grad * window.has_keys
+        self.to_out[layer].step_backward(grad.to(self._dtype), out=grad_out)
+        heads, own = core.split(grad_out), self._own(at)
+        grad_p = core.grad_weights(heads, window.values_t[bank], own, at.get("attention.mask"))
+        probabilities = at["attention.probabilities"]
+        assert probabilities is not None
+        if self._spans is not None:
+            assert window.length is not None
+            kept = self._span_of(window)[0][layer]
+            grad_p = self._spans.step_backward(layer, window.length, grad_p, probabilities, kept)
+        core.softmax_backward(grad_p, probabilities, grad_scores)
+        core.grad_queries(grad_scores, window.keys[bank], own, grad_q)
+        for term, of_window, columns in zip(self.terms, self._terms_of(window), self._grad_columns[layer], strict=True):
+            rows = core.join(term.step_backward(grad_scores, of_window), columns[index])
+            term.add_query_gradient(rows, grad_q)
+        self.to_q[layer].step_backward(grad_q, out=out)
+        grad_own = self._grad_own[layer]
+        if own is not None and grad_own is not None:
+            q = at["attention.q"]
+            assert q is not None
+            weights = self._scores[index][layer]
+            rows = core.grad_own(core.split(q), heads, grad_scores, weights, grad_own[index])
+            out.add_(self._to_kv[layer].step_backward(rows))
+        return out
+
+    def end_step(self, segment: Segment, place: int, index: int, window: Window) -> None:
+        """Gives the step's part to the gradients of keys, values and biases."""
+        if self.grad_bias is not None:
+            self._buffer.add_bias_gradient(segment, self._grad_scores, self.grad_bias)
+        self.memory.add(
+            place,
+            self._grad_scores,
+            self._scores[index],
+            self._as_heads(segment, self._rows[index]),
+            self._as_heads(segment, self._grad_out),
+        )
+
+    def _as_heads(self, segment: Segment, rows: Tensor) -> Tensor:
+        """Rows (L, B*s, H*E) as heads (L, BG, Q, E)."""
+        layers, batch, groups = rows.shape[0], self._layout.plan.batch, self._groups
+        heads = rows.view(layers, batch, segment.length, groups, self._heads // groups, -1)
+        return heads.permute(0, 1, 3, 4, 2, 5).reshape(layers, batch * groups, -1, heads.shape[-1])
+
+    def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:
+        seen = self._buffer.has_keys(chunk.segments)
+        grad = grad if seen is None else grad * seen
+        self.to_out[layer].accumulate(grad.to(self._dtype), chunk.value("attention.out")[layer].to(self._dtype))
+        x, grad_own = self.inputs[layer], self.grad_own[layer]
+        self.to_q[layer].accumulate(self.grad_q[layer], x)
+        if grad_own is not None:
+            self._to_kv[layer].accumulate(grad_own, x)
+        for term, columns in zip(self.terms, self.grad_columns[layer], strict=True):
+            term.accumulate(columns, chunk.value("attention.q")[layer])
+
+    def finish(self) -> None:
+        if self._spans is not None:
+            for length, segment in {segment.length: segment for segment in self._layout.plan.segments}.items():
+                self._spans.finish(self._buffer.distance(segment), length)

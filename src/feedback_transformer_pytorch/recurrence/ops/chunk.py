@@ -1,0 +1,58 @@
+"""A part of the sequence in the backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..layout.buffer import MemoryBuffer
+from ..layout.plan import Segment
+from ..layout.tape import Layout, Step, Values
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What some segments kept or recomputed, and workspace for the gradients of their Rc rows.
+
+    Attributes:
+        counts: rows of each segment.
+        names: of the sub-layers of a block, in their order.
+        states: (L+1, Rc, D), the inputs of the layers and the top.
+        values: what the sub-layers kept, dropout masks among it.
+        steps: for each segment, for each layer, its views of `values`.
+        grad_states: (L+1, Rc, D).
+        grad_inputs: by sub-layer but the first (L, Rc, D), the gradients of their inputs.
+    """
+
+    layout: Layout
+    buffer: MemoryBuffer
+    segments: list[Segment]
+    counts: list[int]
+    names: list[str]
+    states: Tensor
+    values: Values
+    steps: list[list[Step]]
+    grad_states: Tensor
+    grad_inputs: dict[str, Tensor]
+
+    def input(self, name: str, layer: int) -> Tensor:
+        """(Rc, D), what went into a sub-layer."""
+        if name == self.names[0]:
+            return self.states[layer]
+        return self.value(f"{name}.input")[layer]
+
+    def grad_input(self, name: str, layer: int) -> Tensor:
+        """(Rc, D), the gradient of what went into a sub-layer."""
+        return self.grad_states[layer] if name == self.names[0] else self.grad_inputs[name][layer]
+
+    def grad_output(self, name: str, layer: int) -> Tensor:
+        """(Rc, D), the gradient of what came out of a sub-layer and its residual."""
+        after = self.names.index(name) + 1
+        return self.grad_states[layer + 1] if after == len(self.names) else self.grad_inputs[self.names[after]][layer]
+
+    def value(self, name: str) -> Tensor:
+        """A value that is there."""
+        value = self.values[name]
+        assert value is not None
+        return value
