@@ -1,3 +1,4 @@
+from .baselines import AuthorsTransformer as AuthorsTransformer
 from .baselines import ParallelTransformer as ParallelTransformer
 from .baselines import TransformerXL as TransformerXL
 from .config import FeedbackConfig as FeedbackConfig
