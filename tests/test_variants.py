@@ -11,8 +11,10 @@ from torch import Tensor
 
 from cases import definition
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, InputError
-from feedback_transformer_pytorch.recurrence import WalkRequest, backends, fused, stepwise
+from feedback_transformer_pytorch.recurrence import WalkRequest, fused, stepwise
 from feedback_transformer_pytorch.recurrence.layout import plan
+from feedback_transformer_pytorch.recurrence.layout.buffer import MemoryBuffer
+from feedback_transformer_pytorch.recurrence.layout.tape import Layout
 from feedback_transformer_pytorch.recurrence.native import applicability
 from variants import NUM_TOKENS, Variant, variants
 
@@ -35,13 +37,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-def run(case: Variant, model: FeedbackTransformer) -> dict[str, Tensor]:
+def run(case: Variant, model: FeedbackTransformer, context: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
     """Two calls, the second behind the memory of the first, and all gradients through both."""
     model.zero_grad()
+    if context is not None:
+        context.grad = None
+    tokens, flags = case.tokens(), case.flags()
     torch.manual_seed(7)  # dropout
-    tokens, (context, mask) = case.tokens(), case.context()
     first, memory = model(tokens[:, : case.time // 2 + 1], return_memory=True, context=context, context_mask=mask)
-    logits, left = model(tokens, memory, True, context=context, context_mask=mask, **case.flags())
+    logits, left = model(tokens, memory, True, context=context, context_mask=mask, **flags)
     weight = torch.linspace(-1, 1, logits.numel(), dtype=torch.float64).view_as(logits)
     total = (logits * weight).sum() + first.sin().sum() + sum(tensor.sin().sum() for tensor in left.tensors)
     total.backward()
@@ -56,8 +60,8 @@ def run(case: Variant, model: FeedbackTransformer) -> dict[str, Tensor]:
 @settings(max_examples=200)
 @given(variants())
 def test_all_variants_by_torch_operations_and_the_kernel(case: Variant) -> None:
-    model = case.model(implementation="fused")
-    definition(model, lambda: run(case, model)).assert_agrees(run(case, model))
+    model, (context, mask) = case.model(implementation="fused"), case.context()
+    definition(model, lambda: run(case, model, context, mask)).assert_agrees(run(case, model, context, mask))
 
 
 @pytest.mark.parametrize(
@@ -137,12 +141,13 @@ def test_a_span_that_reaches_little_leaves_out_the_slots_beyond_it(monkeypatch: 
     for block in model.layers:
         torch.nn.init.constant_(block.attention.span.ratio, 0.1)
     seen = []
-    plain = backends.Plan.__init__
-    monkeypatch.setattr(
-        "feedback_transformer_pytorch.recurrence.fused.Plan",
-        lambda *arguments: seen.append(arguments[3]) or backends.Plan(*arguments),
-    )
-    assert plain is backends.Plan.__init__
+    plain = MemoryBuffer.__init__
+
+    def noted(self: MemoryBuffer, layout: Layout, *arguments: Any) -> None:
+        seen.append(layout.plan.slots)
+        plain(self, layout, *arguments)
+
+    monkeypatch.setattr(MemoryBuffer, "__init__", noted)
     tokens = torch.randint(0, NUM_TOKENS, (2, 12))
     logits, memory = model(tokens, return_memory=True)
     assert seen == [3]  # ceil(0.1 * 8) + 2
@@ -159,7 +164,7 @@ def test_the_mask_of_a_span_by_hand() -> None:
     torch.testing.assert_close(kept, torch.tensor([[1.0, 1.0, 1.0, 0.5]]).expand(2, 4))
     out = span(torch.full((1, 2, 1, 4), 0.25), torch.tensor([[4, 3, 2, 1]]))
     torch.testing.assert_close(out[0, 0, 0], torch.tensor([0.5, 1, 1, 1]) / 3.5)
-    assert float(span.loss()) == 2
+    assert span.loss().item() == 2
 
 
 @pytest.mark.parametrize(

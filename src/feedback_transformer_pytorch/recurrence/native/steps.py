@@ -144,7 +144,8 @@ class KernelForwardSteps:
         tables.rows(at.hidden, hidden)
         moving.masks(at.segment, at.hidden_mask, self._values, count, layout.config.depth)
         rows, dim = segment.length * x.shape[0], x.shape[2]
-        buffers = [x.new_empty(rows, width) for width in (dim, layout.config.hidden_dim, 2 * layout.config.kv_dim)]
+        widest = max(layout.config.hidden_dim, dim)  # the memory's norm is written there too
+        buffers = [x.new_empty(rows, width) for width in (dim, widest, 2 * layout.config.kv_dim)]
         buffers.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.own))
         at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in buffers)
         return at, moving, (resting, buffers)
