@@ -1,4 +1,4 @@
-"""The kernel's self-test: a small walk in every type against the definition. `native/library.py` runs it as a program."""
+"""The kernel's self-test: a small walk in every type against the definition. `native/library.py` runs it."""
 
 from __future__ import annotations
 
