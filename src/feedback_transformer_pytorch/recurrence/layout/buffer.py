@@ -109,15 +109,14 @@ class MemoryBuffer:
             part = slice(segment.start - first, segment.start - first + plan.slots)
             if banks == 1:
                 (keys, values), (keys_t, values_t) = seen[:, :, part].unbind(0), seen_t[..., part].unbind(0)
-                views: tuple[Sequence[Tensor], ...] = ((keys,), (values,), (keys_t,), (values_t,))
+                views: list[Sequence[Tensor]] = [(keys,), (values,), (keys_t,), (values_t,)]
             else:
-                views = tuple(
-                    half.unflatten(0, (banks, -1)).unbind(0) for half in (*seen[:, :, part], *seen_t[..., part])
-                )
+                halves = (*seen[:, :, part], *seen_t[..., part])
+                views = [half.unflatten(0, (banks, -1)).unbind(0) for half in halves]
             bias, has_keys = self.bias(segment)
             shared = segment.length if self._counts_memory else None
             distance = self._distance_of_queries(segment) if self._needs_distance else None
-            found.append(Window(*views, bias, distance, shared, has_keys))
+            found.append(Window(views[0], views[1], views[2], views[3], bias, distance, shared, has_keys))
         return found
 
     @property
