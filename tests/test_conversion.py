@@ -1,15 +1,29 @@
-"""The same function as feedback-transformer-pytorch 0.0.11, and its gradients, in float64."""
+"""The same functions as feedback-transformer-pytorch 0.0.11 and the paper authors' code, and their gradients.
 
+All are compared in float64. Numbers that the authors' code gave are read from the folder that the environment variable
+FEEDBACK_GOLDENS names, or from `shared/goldens/official` beside the project. Where they are missing, tests are skipped.
+"""
+
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor
 
 from cases import definition
-from feedback_transformer_pytorch import FeedbackTransformer, InputError, from_reference
-from feedback_transformer_pytorch.conversion import rename_reference
+from feedback_transformer_pytorch import (
+    AuthorsTransformer,
+    FeedbackTransformer,
+    InputError,
+    from_official,
+    from_reference,
+)
+from feedback_transformer_pytorch.conversion import rename_official, rename_reference
 from reference import ReferenceUnavailable, load_reference
 
 
@@ -94,3 +108,156 @@ def test_what_is_no_state_dict_of_0_0_11_is_refused(reference: Any) -> None:
         from_reference({k: v for k, v in state.items() if "to_q" not in k}, seq_len=2, mem_len=4, heads=2)
     with pytest.raises(InputError, match="holds no .*token_emb"):
         from_reference({k: v for k, v in state.items() if "token_emb" not in k}, seq_len=2, mem_len=4, heads=2)
+
+
+GOLDENS = Path(os.environ.get("FEEDBACK_GOLDENS") or Path(__file__).parents[2] / "shared/goldens/official")
+BLOCKS = range(4)
+EXACT = {"rtol": 0.0, "atol": 1e-12}
+
+
+class Golden:
+    """What the authors' code gave: tokens, targets and log probabilities of consecutive blocks, and what led to them.
+
+    Attributes:
+        tensors: by name; "param." begins the names of parameters, "block3." those of the last block.
+        hyperparameters: of their command line.
+    """
+
+    def __init__(self, name: str) -> None:
+        path = GOLDENS / f"{name}.safetensors"
+        if not path.exists():
+            pytest.skip(f"there is no {path}; FEEDBACK_GOLDENS names the folder")
+        with safe_open(path, "pt") as file:
+            self.hyperparameters: dict[str, str] = file.metadata()
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+    def model(self) -> FeedbackTransformer | AuthorsTransformer:
+        return from_official(self.named("param."), self.hyperparameters)
+
+    def assert_blocks_agree(self, model: FeedbackTransformer | AuthorsTransformer) -> None:
+        """Log probabilities and memory of all blocks, each a call, and the gradients of the last block's loss."""
+        memory: Any = None
+        for block in BLOCKS:
+            expected = self.named(f"block{block}.")
+            memory = None if memory is None else memory.detach()
+            logits, memory = model(expected["tokens"], memory, return_memory=True)
+            found = logits.log_softmax(-1)
+            torch.testing.assert_close(found, expected["log_probs"], **EXACT)
+            if isinstance(model, FeedbackTransformer):
+                torch.testing.assert_close(memory.states.transpose(0, 1), expected["memory_hidden"], **EXACT)
+        loss = F.nll_loss(found.flatten(0, 1), expected["targets"].flatten())
+        torch.testing.assert_close(loss, expected["loss"].squeeze(), **EXACT)
+        loss.backward()
+        gradients = rename_official(
+            self.named(f"block{BLOCKS[-1]}.grad."), model.config, feedback=isinstance(model, FeedbackTransformer)
+        )
+        assert gradients.keys() == dict(model.named_parameters()).keys()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                parameter.grad, gradients[name], **EXACT, msg=lambda text, n=name: f"{n}: {text}"
+            )
+
+
+@pytest.mark.parametrize("implementation", ["stepwise", "fused"])
+@pytest.mark.parametrize("name", ["prenorm", "prenorm_sharedkv", "prenorm_span", "postnorm", "postnorm_sharedkv"])
+def test_the_authors_feedback_model(name: str, implementation: Any) -> None:
+    golden = Golden(name)
+    model = golden.model()
+    assert isinstance(model, FeedbackTransformer)
+    model.implementation = implementation
+    golden.assert_blocks_agree(model)
+
+
+@pytest.mark.parametrize("name", ["transformer_prenorm", "transformer_postnorm"])
+def test_the_authors_transformer(name: str) -> None:
+    golden = Golden(name)
+    model = golden.model()
+    assert isinstance(model, AuthorsTransformer)
+    golden.assert_blocks_agree(model)
+
+
+HYPERPARAMETERS = {
+    "feedback": "True",
+    "pre_norm": "True",
+    "share_proj_kv": "False",
+    "vocab_sz": "7",
+    "hid_sz": "6",
+    "nlayers": "2",
+    "attn_lim": "3",
+    "nheads": "2",
+    "head_dim": "3",
+    "inner_hid_sz": "5",
+    "dropout": "0.0",
+    "adapt_span": "False",
+}
+
+
+def transformer_state() -> dict[str, Tensor]:
+    """A state dict of the authors' Transformer, without numbers of theirs."""
+    layer = {
+        "norm1.weight": (6,),
+        "norm1.bias": (6,),
+        "attn.proj_query.weight": (6, 6),
+        "attn.proj_key.weight": (6, 6),
+        "attn.proj_val.weight": (6, 6),
+        "attn.proj_out.weight": (6, 6),
+        "attn.attn.key_pe": (1, 3, 3),
+        "norm2.weight": (6,),
+        "norm2.bias": (6,),
+        "ff.fc1.weight": (5, 6),
+        "ff.fc1.bias": (5,),
+        "ff.fc2.weight": (6, 5),
+        "ff.fc2.bias": (6,),
+    }
+    shapes = {f"layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+    shapes |= {"in_emb.weight": (7, 6), "out_norm.weight": (6,), "out_norm.bias": (6,)}
+    shapes |= {"out.out_emb.weight": (7, 6), "out.out_emb.bias": (7,)}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def test_the_transformer_of_a_state_dict_has_its_tensors_and_precision() -> None:
+    """Its key/value projections are per layer, whatever `share_proj_kv` says."""
+    state = transformer_state()
+    model = from_official(state, HYPERPARAMETERS | {"feedback": "False", "share_proj_kv": "True"})
+    assert isinstance(model, AuthorsTransformer)
+    assert model.token_emb.weight.dtype == torch.float32
+    keys, values = model.layers[1].to_kv.weight.chunk(2)
+    assert torch.equal(keys, state["layers.1.attn.proj_key.weight"])
+    assert torch.equal(values, state["layers.1.attn.proj_val.weight"])
+    newest_first = state["layers.0.attn.attn.key_pe"][0].t().flip(0)
+    assert torch.equal(model.position.vectors.weight[1:], newest_first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expire_span": "True"}, "expire_span is True"),
+        ({"adapt_span": "True"}, "adapt_span is True; only models without it can be loaded"),
+        ({"nheads": "two"}, "one that is no number: .*two"),
+        ({"nlayers": "3"}, "not whole: .*layers.2.norm.weight"),
+        ({"feedback": "True"}, "not whole: .*decoder.stack.layer_weight"),
+    ],
+)
+def test_hyperparameters_that_do_not_fit_are_refused(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_official(transformer_state(), HYPERPARAMETERS | {"feedback": "False"} | changes)
+
+
+@pytest.mark.parametrize("name", ["feedback", "attn_lim"])
+def test_a_missing_hyperparameter_is_named(name: str) -> None:
+    given = {key: value for key, value in HYPERPARAMETERS.items() if key != name}
+    with pytest.raises(InputError, match=f"lack one.*{name}"):
+        from_official(transformer_state(), given)
+
+
+def test_what_is_no_state_dict_of_the_authors_is_refused() -> None:
+    state, given = transformer_state(), HYPERPARAMETERS | {"feedback": "False"}
+    with pytest.raises(InputError, match="'layers.0.bias' is not a parameter of the authors' models"):
+        from_official(state | {"layers.0.bias": torch.zeros(1)}, given)
+    with pytest.raises(InputError, match="not whole: .*proj_key and proj_val for .*layers.1"):
+        from_official({k: v for k, v in state.items() if k != "layers.1.attn.proj_val.weight"}, given)
+    with pytest.raises(InputError, match="not whole: .*token_emb"):
+        from_official({k: v for k, v in state.items() if k != "in_emb.weight"}, given)

@@ -1,6 +1,8 @@
+from .baselines import AuthorsTransformer as AuthorsTransformer
 from .baselines import ParallelTransformer as ParallelTransformer
 from .baselines import TransformerXL as TransformerXL
 from .config import FeedbackConfig as FeedbackConfig
+from .conversion import from_official as from_official
 from .conversion import from_reference as from_reference
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError

@@ -1,13 +1,14 @@
 """The Transformers without feedback that the Feedback Transformer is compared with, made of its own layers.
 
-Both are of its size and shape: pre-norm blocks, GEGLU, one relative position bias for all layers, and queries that see
-themselves and the last M tokens. They differ in what must differ: a layer attends to the states of the layer below, so
-it has a key/value projection of its own (2*D*G*E parameters more per layer beyond the first), and there is no mix of
+They are of its size and shape: the same norms, feed-forward and start, one relative position for all layers, and
+queries that see the last M tokens. They differ in what must differ: a layer attends to the states of the layer below,
+so it has a key/value projection of its own (2*D*G*E parameters more per layer beyond the first), and there is no mix of
 layers (L+1 parameters fewer).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, overload
@@ -54,13 +55,13 @@ class _Window:
 
     Attributes:
         queries: the block's places in the call.
-        keys: the places of its keys, counted from the oldest memory slot.
-        bias: (1 or B, H or 1, queries, keys), added to the scores; -inf where a key is masked. A query sees itself.
-        distance: (queries, keys), 0 where a key is ahead.
+        keys: the places of its keys, counted from the oldest memory slot; a slice, or an index of each place.
+        bias: (1 or B, H or 1, queries, keys), added to the scores; -inf where a key is masked. A query sees some key.
+        distance: (queries, keys), 0 where a key is ahead, M where it is further behind.
     """
 
     queries: slice
-    keys: slice
+    keys: slice | Tensor
     bias: Tensor
     distance: Tensor
 
@@ -91,22 +92,24 @@ class _Places:
 
 
 class _Layer(nn.Module):
-    """Pre-norm attention over a window, then feed-forward, each added to what went in."""
+    """Attention over a window, then feed-forward, each with a norm and a residual connection."""
 
     def __init__(self, config: FeedbackConfig) -> None:
         super().__init__()
         self.dim_head, self.dropout = config.dim_head, config.attn_dropout
-        self.grouped = config.kv_heads != config.heads
+        self.grouped, self.placement = config.kv_heads != config.heads, config.norm
         inner = config.heads * config.dim_head
         self.norm = nn.LayerNorm(config.dim)
         self.to_q = nn.Linear(config.dim, inner, bias=False)
         self.to_kv = nn.Linear(config.dim, 2 * config.kv_dim, bias=False)
-        self.to_out = nn.Linear(inner, config.dim)
+        self.to_out = nn.Linear(inner, config.dim, bias=config.output_bias)
         self.feedforward = FeedForward(config)
 
     def forward(self, x: Tensor, past: Tensor, windows: Sequence[_Window], vectors: list[DistanceVectors]) -> Tensor:
         """(B, T, D) to (B, T, D); `past` (B, n, D) is this layer's input before x, `vectors` are those of distances."""
-        known = self.norm(torch.cat([past, x], dim=1))
+        known = torch.cat([past, x], dim=1)
+        if self.placement == "pre":
+            known = self.norm(known)
         q = self.to_q(known[:, past.shape[1] :]).unflatten(-1, (-1, self.dim_head)).transpose(1, 2)
         k, v = self.to_kv(known).unflatten(-1, (2, -1, self.dim_head)).permute(2, 0, 3, 1, 4)
         out = [
@@ -121,6 +124,8 @@ class _Layer(nn.Module):
             for window in windows
         ]
         x = x + self.to_out(torch.cat(out, dim=2).transpose(1, 2).flatten(2))
+        if self.placement == "post":
+            x = self.norm(x)
         return self.feedforward.residual(x, None, None)
 
     def _bias(self, q: Tensor, window: _Window, vectors: list[DistanceVectors]) -> Tensor:
@@ -133,25 +138,34 @@ class _Layer(nn.Module):
 
 
 class _WindowTransformer(nn.Module):
-    """What the two baselines share; they differ in what is left when a call ends."""
+    """What the baselines share.
+
+    Attributes:
+        remembers: whether a call in training leaves a memory.
+        sees_itself: whether a token attends to itself, besides the last M.
+    """
 
     remembers: ClassVar[bool]
+    sees_itself: ClassVar[bool] = True
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__()
         config = FeedbackConfig.from_dict(hyperparameters)
-        if config.num_tokens is None:
-            raise InputError("num_tokens is missing; the model needs the size of its vocabulary")
-        if config.position == "legacy":
-            raise InputError(f"position is 'legacy'; {type(self).__name__} takes 't5' or 'relative'")
+        self._check_config(config)
+        assert config.num_tokens is not None
         self.config = config
         self.token_emb = nn.Embedding(config.num_tokens, config.dim)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.depth))
         self.position = POSITIONS[config.position](
             heads=config.heads, dim_head=config.dim_head, distances=config.mem_len + 1
         )
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim) if config.norm == "pre" else nn.Identity()
         self.to_logits = nn.Linear(config.dim, config.num_tokens)
+        if config.initialisation == "authors":
+            with torch.no_grad():
+                for name, parameter in self.layers.named_parameters():
+                    if "to_out" in name:
+                        parameter.div_((2 * config.depth) ** 0.5)
 
     @classmethod
     def from_config(cls, config: FeedbackConfig) -> Self:
@@ -189,6 +203,8 @@ class _WindowTransformer(nn.Module):
                 between two tokens adds to their distance.
             reset: (B, T) bool, True where a new document starts: nothing before it is visible to it or after.
 
+        With memory_start="zeros" a token sees a zero state in every place of its window that is invisible to it.
+
         Returns:
             logits (B, T, V), or the pair of logits and HiddenMemory.
 
@@ -197,12 +213,14 @@ class _WindowTransformer(nn.Module):
         """
         check_tokens(x, self.token_emb.num_embeddings)
         state = self.token_emb(x)
-        memory = self._check_memory(memory, state)
+        memory = self._filled(self._check_memory(memory, state))
         past = memory.states
         places = _places(memory, x, mask, reset)
         terms: list[ScoreTerm] = self.position(self.config.mem_len + 1)
         biases = [term.bias for term in terms if isinstance(term, DistanceBias)]
         by_distance = torch.stack(biases).sum(0) if biases else state.new_zeros(1, self.config.mem_len + 1)
+        if not self.sees_itself:
+            by_distance = F.pad(by_distance[:, 1:], (1, 0), value=-torch.inf)
         windows = self._windows(past.shape[2], x.shape[1], places, by_distance)
         vectors = [term for term in terms if isinstance(term, DistanceVectors)]
         left = []
@@ -219,6 +237,22 @@ class _WindowTransformer(nn.Module):
     def _slots(self) -> int:
         return self.config.mem_len if self.remembers or not self.training else 0
 
+    def _check_config(self, config: FeedbackConfig) -> None:
+        name = type(self).__name__
+        if config.num_tokens is None:
+            raise InputError("num_tokens is missing; the model needs the size of its vocabulary")
+        if config.position == "legacy":
+            raise InputError(f"position is 'legacy'; {name} takes 't5', 'relative' or 'learned'")
+        if config.adaptive_span:
+            raise InputError(f"adaptive_span is True; {name} attends to all of its window: leave adaptive_span out")
+        if config.context_dim is not None:
+            raise InputError(f"context_dim is {config.context_dim}; {name} takes no context: leave context_dim out")
+        if config.memory_start == "empty" and not self.sees_itself:
+            raise InputError(
+                f"memory_start is 'empty'; the first token of {name} would have nothing to attend to: "
+                "give memory_start='zeros'"
+            )
+
     def _check_memory(self, memory: HiddenMemory | None, like: Tensor) -> HiddenMemory:
         batch, depth, slots, dim = like.shape[0], self.config.depth, self._slots, self.config.dim
         if memory is None:
@@ -233,6 +267,19 @@ class _WindowTransformer(nn.Module):
             )
         return memory
 
+    def _filled(self, memory: HiddenMemory) -> HiddenMemory:
+        """The memory with zero states before it, and in its masked slots, where it starts with them.
+
+        They fill it to M + 1 slots. So the first slot is always a zero state and in no window; it serves as the key of
+        what is masked.
+        """
+        if self.config.memory_start == "empty":
+            return memory
+        states = memory.states
+        if memory.visible is not None:
+            states = states.masked_fill(~memory.visible[:, None, :, None], 0)
+        return HiddenMemory(F.pad(states, (0, 0, self.config.mem_len + 1 - states.shape[2], 0)))
+
     def _windows(self, slots: int, length: int, places: _Places | None, bias_by_distance: Tensor) -> list[_Window]:
         mem_len, size = self.config.mem_len, max(self.config.mem_len, MIN_BLOCK)
         windows = []
@@ -241,22 +288,38 @@ class _WindowTransformer(nn.Module):
             queries = slice(slots + block.start, slots + block.stop)
             keys = slice(max(0, queries.start - mem_len), queries.stop)
             bias = _band(bias_by_distance, queries, keys)[None]
+            window = _Window(block, keys, bias, _distance(queries, keys, mem_len, bias.device))
             if places is not None:
-                bias = bias.masked_fill(places.masked(queries, keys)[:, None], -torch.inf)
-            windows.append(_Window(block, keys, bias, _distance(queries, keys, bias.device)))
+                masked = places.masked(queries, keys)[:, None]
+                window = self._masked(window, keys, masked)
+            windows.append(window)
         return windows
+
+    def _masked(self, window: _Window, keys: slice, masked: Tensor) -> _Window:
+        """The window without the keys that are masked (B, 1, queries, keys), or with zero states in their places."""
+        bias = window.bias.masked_fill(masked, -torch.inf)
+        if self.config.memory_start == "empty":
+            return dataclasses.replace(window, bias=bias)
+        place = torch.arange(keys.start, keys.stop, device=bias.device)
+        return _Window(
+            queries=window.queries,
+            keys=torch.cat([place, torch.zeros_like(place)]),
+            bias=torch.cat([bias, window.bias.masked_fill(~masked, -torch.inf)], dim=-1),
+            distance=window.distance.repeat(1, 2),
+        )
 
 
 class ParallelTransformer(_WindowTransformer):
     """A causal Transformer (Vaswani et al. 2017) whose queries see themselves and the last M tokens of the same call.
 
-    In training it forgets all between calls: the memory it returns has no slots. In evaluation it keeps its window, as
-    any Transformer that is served does.
+    In training it forgets all between calls: the memory it returns has no slots, and the next call starts as the first.
+    In evaluation it keeps its window, as any Transformer that is served does.
 
-    Args: those of `FeedbackConfig`; `seq_len`, `keep_last_hidden` and `norm_memory` mean nothing here.
+    Args: those of `FeedbackConfig`; `seq_len`, `kv`, `memory_norm`, `stored` and `carry` mean nothing here.
 
     Raises:
-        InputError: an argument is unknown or out of range, or `position` is "legacy".
+        InputError: an argument is unknown or out of range, `position` is "legacy", or `adaptive_span` or `context_dim`
+            is given.
     """
 
     remembers = False
@@ -270,13 +333,31 @@ class TransformerXL(_WindowTransformer):
     exactly its last M tokens and itself, so that it does not matter where a text is split into calls. The caller
     detaches the memory (the paper's stop-gradient).
 
-    Args: those of `FeedbackConfig`; `seq_len`, `keep_last_hidden` and `norm_memory` mean nothing here.
+    Args: those of `FeedbackConfig`; `seq_len`, `kv`, `memory_norm`, `stored` and `carry` mean nothing here.
 
     Raises:
-        InputError: an argument is unknown or out of range, or `position` is "legacy".
+        InputError: an argument is unknown or out of range, `position` is "legacy", or `adaptive_span` or `context_dim`
+            is given.
     """
 
     remembers = True
+
+
+class AuthorsTransformer(TransformerXL):
+    """The Transformer that the authors of the Feedback Transformer compare it with, as their code has it
+    (facebookresearch/transformer-sequential).
+
+    It is a Transformer-XL whose queries see exactly the last M tokens and not themselves. Therefore it needs
+    memory_start="zeros": its first token attends to M zero states.
+
+    Args: those of `FeedbackConfig`; `seq_len`, `kv`, `memory_norm`, `stored` and `carry` mean nothing here.
+
+    Raises:
+        InputError: an argument is unknown or out of range, `position` is "legacy", `memory_start` is "empty", or
+            `adaptive_span` or `context_dim` is given.
+    """
+
+    sees_itself = False
 
 
 def _band(bias_by_distance: Tensor, queries: slice, keys: slice) -> Tensor:
@@ -289,11 +370,11 @@ def _band(bias_by_distance: Tensor, queries: slice, keys: slice) -> Tensor:
     return diagonals.masked_fill((distance < 0) | (distance > last), -torch.inf).unfold(1, width, 1).flip(1)
 
 
-def _distance(queries: slice, keys: slice, device: torch.device) -> Tensor:
-    """(queries, keys), how far each key lies behind each query; 0 where it is ahead."""
+def _distance(queries: slice, keys: slice, furthest: int, device: torch.device) -> Tensor:
+    """(queries, keys), how far each key lies behind each query; 0 where it is ahead, at most `furthest`."""
     query = torch.arange(queries.start, queries.stop, device=device)
     key = torch.arange(keys.start, keys.stop, device=device)
-    return (query[:, None] - key).clamp(min=0)
+    return (query[:, None] - key).clamp(0, furthest)
 
 
 def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:

@@ -145,6 +145,11 @@ class FeedbackConfig:
                 "memory_norm='layer' goes with norm='pre', where a layer's norm is what its attention reads through; "
                 "with norm='post' use memory_norm 'none' or 'plain'"
             )
+        if self.adaptive_span and not POSITIONS[self.position].counts_memory:
+            raise InputError(
+                f"adaptive_span measures true distances, which position={self.position!r} does not have; use "
+                "'learned', 'relative' or 't5'"
+            )
         if self.carry == "normed_state" and self.memory_norm != "layer":
             raise InputError(f"carry='normed_state' goes with memory_norm='layer'; memory_norm is {self.memory_norm!r}")
 

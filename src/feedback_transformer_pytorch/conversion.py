@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .baselines import AuthorsTransformer
 from .config import FeedbackConfig
 from .errors import InputError
 from .model import FeedbackTransformer
@@ -102,18 +103,23 @@ _OFFICIAL_NAMES = {
     r"out_norm\.(\w+)": r"decoder.norm.\1",
     r"out\.out_emb\.(\w+)": r"to_logits.\1",
 }
+# What stands in the names of our feedback model and not in those of a baseline.
+_FEEDBACK_ONLY = r"decoder\.(stack\.)?|(?<=\d\.)attention\."
 # Buffers that their state dicts hold besides parameters.
 _OFFICIAL_BUFFERS = r"single_memory_attn_buf|.*\.mask_template"
 
 
-def rename_official(tensors: Mapping[str, Tensor], config: FeedbackConfig) -> dict[str, Tensor]:
+def rename_official(
+    tensors: Mapping[str, Tensor], config: FeedbackConfig, *, feedback: bool = True
+) -> dict[str, Tensor]:
     """Parameters, or their gradients, in our layout instead of that of the paper authors' code.
 
     Args:
         config: that of the model they are for.
+        feedback: whether that is a FeedbackTransformer, or an AuthorsTransformer.
 
     Raises:
-        InputError: a name is not one of that code's feedback model.
+        InputError: a name is not one of that code, or a key projection lacks its value projection.
     """
     renamed: dict[str, Tensor] = {}
     pairs: dict[str, dict[str, Tensor]] = {}
@@ -135,10 +141,12 @@ def rename_official(tensors: Mapping[str, Tensor], config: FeedbackConfig) -> di
             owner = "decoder.stack" if config.kv == "shared" else f"decoder.stack.{found[1]}.attention"
             pairs.setdefault(f"{owner}.to_kv.weight", {}).setdefault(found[2], tensor)
         elif not re.fullmatch(_OFFICIAL_BUFFERS, name):
-            raise InputError(f"{name!r} is not a parameter of the authors' feedback model")
+            raise InputError(f"{name!r} is not a parameter of the authors' models")
     for name, pair in pairs.items():
+        if len(pair) < 2:
+            raise InputError(f"the state dict is not whole: it has only one of proj_key and proj_val for {name}")
         renamed[name] = torch.cat([pair["key"], pair["val"]])
-    return renamed
+    return renamed if feedback else {re.sub(_FEEDBACK_ONLY, "", name): tensor for name, tensor in renamed.items()}
 
 
 def _by_distance(key_pe: Tensor) -> Tensor:
@@ -147,25 +155,27 @@ def _by_distance(key_pe: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(rows[:1]), rows])
 
 
-def from_official(state_dict: Mapping[str, Tensor], hyperparameters: Mapping[str, str]) -> FeedbackTransformer:
+def from_official(
+    state_dict: Mapping[str, Tensor], hyperparameters: Mapping[str, str]
+) -> FeedbackTransformer | AuthorsTransformer:
     """The model of a state dict of the paper authors' code (facebookresearch/transformer-sequential): the same log
     probabilities and carried memory.
 
     Args:
-        state_dict: that of their feedback model.
+        state_dict: that of their feedback model, or of their Transformer.
         hyperparameters: their command line's, by name, as strings.
 
     Returns:
-        A model in the precision and on the device of the state dict.
+        A FeedbackTransformer if the hyper-parameter `feedback` is "True", otherwise an AuthorsTransformer; in the
+        precision and on the device of the state dict.
 
     Raises:
-        InputError: the state dict is not one of that model, or does not fit the hyper-parameters.
+        InputError: the state dict is not one of these models, or does not fit the hyper-parameters.
     """
     config = official_config(hyperparameters)
-    if hyperparameters.get("feedback") != "True":
-        raise InputError("the hyper-parameters say feedback=False: this is their Transformer, not their feedback model")
-    model = FeedbackTransformer.from_config(config)
-    renamed = rename_official(state_dict, config)
+    feedback = hyperparameters["feedback"] == "True"
+    model = (FeedbackTransformer if feedback else AuthorsTransformer).from_config(config)
+    renamed = rename_official(state_dict, config, feedback=feedback)
     try:
         model.to(renamed["token_emb.weight"]).load_state_dict(renamed)
     except (KeyError, RuntimeError) as error:
@@ -177,11 +187,18 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
     """Our configuration of a model of the paper authors' code.
 
     Raises:
-        InputError: a hyper-parameter is missing, or asks for what their feedback model does not have.
+        InputError: a hyper-parameter is missing, or asks for what our models do not have.
     """
     given = hyperparameters
+    unsupported = ["expire_span", "adapt_span_layer", "adapt_span_cache"]
+    if given.get("feedback") == "False":
+        unsupported.append("adapt_span")
+    for name in unsupported:
+        if given.get(name, "False") != "False":
+            raise InputError(f"{name} is {given[name]}; only models without it can be loaded")
     try:
-        pre, shared = given["pre_norm"] == "True", given["share_proj_kv"] == "True"
+        pre, feedback = given["pre_norm"] == "True", given["feedback"] == "True"
+        shared = feedback and given["share_proj_kv"] == "True"  # their Transformer ignores it
         config = {
             "num_tokens": int(given["vocab_sz"]),
             "dim": int(given["hid_sz"]),
@@ -200,9 +217,6 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
             config["span_trim"] = int(given["adapt_span_trim_step"])
     except (KeyError, ValueError) as error:
         raise InputError(f"the authors' hyper-parameters lack one, or have one that is no number: {error}") from None
-    for name in ("expire_span", "adapt_span_layer", "adapt_span_cache"):
-        if given.get(name, "False") != "False":
-            raise InputError(f"{name} is {given[name]}; only models without it can be loaded")
     return FeedbackConfig.from_dict(
         config
         | {

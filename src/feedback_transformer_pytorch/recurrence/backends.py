@@ -56,6 +56,8 @@ class KernelBackend:
     backward_steps: type[BackwardSteps] = KernelBackwardSteps
 
     def unsupported_reason(self, stack: Stack, request: WalkRequest, plan: Plan, precision: Precision) -> str | None:
+        if stack.config.memory_start == "zeros" and request.visibility is not None:
+            return "the kernel does not know zero states after a reset"
         return unknown_variant(stack.config) or kernel_unsupported_reason(plan, precision, request.x)
 
     def precision(self, request: WalkRequest, precision: Precision) -> Precision:
@@ -106,8 +108,6 @@ def needs_definition(stack: Stack, request: WalkRequest) -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is on"
     config = stack.config
-    if config.memory_start == "zeros" and request.visibility is not None:
-        return "memory_start='zeros' with a mask or a reset"
     if config.memory_norm == "layer" and len({norm.eps for norm in stack.memory_norms()}) > 1:
         return "the layers' norms have different eps"
     for name, sublayer in stack.blocks[0].sublayers():

@@ -154,14 +154,17 @@ class Walk:
         if self.spec.carries_states:
             stored = self.x.new_empty(plan.batch * plan.time, self.config.dim)
         needs_distance = bool(self.score_terms) or self.spans is not None
-        self.buffer = MemoryBuffer(self.layout, buffer, stored, self.by_distance, self.spec.visibility, needs_distance)
         self.mix_weight = None if self.derived.mix is None else self.derived.mix.detach()
         weight, bias = self.derived.memory_weight, self.derived.memory_bias
+        needs = (weight is not None and weight.requires_grad, bias is not None and bias.requires_grad)
+        bias = None if bias is None else bias.detach()
+        # A zero state stays zero in the norm, so that its keys and values are the bias.
+        self.buffer = MemoryBuffer(
+            self.layout, buffer, stored, self.by_distance, self.spec.visibility, needs_distance, bias
+        )
         if weight is None:
             self.project = self.parameters.linear("to_kv")
         else:
-            needs = (weight.requires_grad, bias is not None and bias.requires_grad)
-            bias = None if bias is None else bias.detach()
             self.project = Linear(weight.detach(), bias, precision, needs, rows, steps)
         self.memory_norm: Norm | None = None
         if self.config.memory_norm != "none":
@@ -239,7 +242,8 @@ def _detached(term: Any) -> Any:
 
 def _attention(walk: Walk, modules: list[Any], names: list[str]) -> SublayerOps:
     terms = [ops for _, ops in walk.score_terms]
-    return AttentionOps(walk.parameters, modules, names, walk.layout, walk.buffer, terms, walk.spans)
+    grad_zero = walk.project.gradients[1]
+    return AttentionOps(walk.parameters, modules, names, walk.layout, walk.buffer, terms, walk.spans, grad_zero)
 
 
 def _cross_attention(walk: Walk, modules: list[Any], names: list[str]) -> SublayerOps:

@@ -26,6 +26,7 @@ class Window(NamedTuple):
         distance: (Q, n + own) or (BG, Q, n + own), how far each key is; None where nobody asks.
         length: the segment's, where all windows of that length have the same distances; None otherwise.
         has_keys: (R, 1), False for rows that see nothing at all; None when every row sees something.
+        blank: (BG, n) bool, True at slots that stand for zero states; None for none.
     """
 
     keys: Sequence[Tensor]
@@ -36,6 +37,7 @@ class Window(NamedTuple):
     distance: Tensor | None
     length: int | None
     has_keys: Tensor | None
+    blank: Tensor | None
 
 
 class MemoryBuffer:
@@ -56,10 +58,17 @@ class MemoryBuffer:
         by_distance: Tensor,
         visibility: Visibility | None,
         needs_distance: bool,
+        zero: Tensor | None,
     ) -> None:
-        """Sets up; `needs_distance`: whether windows tell how far their keys are."""
+        """Sets up.
+
+        Args:
+            needs_distance: whether windows tell how far their keys are.
+            zero: (K*2*G*E,), keys and values of a zero state; None where they are zero.
+        """
         self._layout, self.buffer, self.stored = layout, buffer, stored
         self.by_distance, self._visibility, self._needs_distance = by_distance, visibility, needs_distance
+        self._zero = zero
         self._counts_memory = POSITIONS[layout.config.position].counts_memory
         # What segments of one length see of a full window. At most S lengths occur, so this stays small.
         self._full_masks: dict[int, AttentionMask] = {}
@@ -103,21 +112,40 @@ class MemoryBuffer:
         """What consecutive segments see."""
         plan, banks, first = self._layout.plan, self._layout.config.banks, segments[0].start
         seen = self.buffer[:, :, first : segments[-1].start + plan.slots].to(self._layout.precision.attention)
-        seen_t = seen.transpose(2, 3)
         found = []
         for segment in segments:
             part = slice(segment.start - first, segment.start - first + plan.slots)
+            pair, blank = seen[:, :, part], self._blank(segment)
+            if blank is not None:
+                pair = self._blanked(pair, blank)
+            pair_t = pair.transpose(2, 3)
             if banks == 1:
-                (keys, values), (keys_t, values_t) = seen[:, :, part].unbind(0), seen_t[..., part].unbind(0)
+                (keys, values), (keys_t, values_t) = pair.unbind(0), pair_t.unbind(0)
                 views: list[Sequence[Tensor]] = [(keys,), (values,), (keys_t,), (values_t,)]
             else:
-                halves = (*seen[:, :, part], *seen_t[..., part])
-                views = [half.unflatten(0, (banks, -1)).unbind(0) for half in halves]
+                views = [half.unflatten(0, (banks, -1)).unbind(0) for half in (*pair, *pair_t)]
             bias, has_keys = self.bias(segment)
             shared = segment.length if self._counts_memory else None
             distance = self._distance_of_queries(segment) if self._needs_distance else None
-            found.append(Window(views[0], views[1], views[2], views[3], bias, distance, shared, has_keys))
+            found.append(Window(views[0], views[1], views[2], views[3], bias, distance, shared, has_keys, blank))
         return found
+
+    def _blank(self, segment: Segment) -> Tensor | None:
+        """(BG, n) bool, True at slots of a window that stand for zero states; None for none."""
+        if self._visibility is None or self._layout.config.memory_start == "empty":
+            return None
+        blank = self.mask(segment).blank
+        assert blank is not None
+        return blank[:, 0].repeat_interleave(self._layout.groups // self._layout.plan.batch, 0)
+
+    def _blanked(self, pair: Tensor, blank: Tensor) -> Tensor:
+        """Keys and values (2, K*BG, n, E), those of a zero state at the blank slots (BG, n)."""
+        config = self._layout.config
+        zero = pair.new_zeros(())
+        if self._zero is not None:
+            by_bank = self._zero.to(pair.dtype).view(config.banks, 2, 1, -1, config.dim_head).transpose(0, 1)
+            zero = by_bank.expand(-1, -1, self._layout.plan.batch, -1, -1).reshape(2, -1, 1, config.dim_head)
+        return torch.where(blank.repeat(config.banks, 1)[..., None], zero, pair)
 
     @property
     def true_distances(self) -> bool:

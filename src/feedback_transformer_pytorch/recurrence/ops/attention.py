@@ -47,8 +47,14 @@ class AttentionOps(SublayerOps):
         buffer: MemoryBuffer,
         terms: Sequence[ScoreOps],
         spans: SpanOps | None,
+        grad_zero: Tensor | None,
     ) -> None:
-        config = layout.config
+        """Sets up.
+
+        Args:
+            grad_zero: (K*2*G*E,), what the gradients of a zero state's keys and values are added to; None for none.
+        """
+        config, self._grad_zero = layout.config, grad_zero
         self._groups = config.kv_heads or config.heads
         self.to_q = [parameters.linear(f"{name}.to_q", config.dim_head**-0.5) for name in names]
         shares = config.kv == "shared"
@@ -227,13 +233,29 @@ class AttentionOps(SublayerOps):
         """Gives the step's part to the gradients of keys, values and biases."""
         if self.grad_bias is not None:
             self._buffer.add_bias_gradient(segment, self._grad_scores, self.grad_bias)
-        self.memory.add(
-            place,
-            self._grad_scores,
-            self._scores[index],
-            self._as_heads(segment, self._rows[index]),
-            self._as_heads(segment, self._grad_out),
-        )
+        grad_scores, weights = self._grad_scores, self._scores[index]
+        q, grad_out = (self._as_heads(segment, rows) for rows in (self._rows[index], self._grad_out))
+        if window.blank is not None:
+            grad_scores, weights = self._without_blank(grad_scores, weights, q, grad_out, window.blank)
+        self.memory.add(place, grad_scores, weights, q, grad_out)
+
+    def _without_blank(
+        self, grad_scores: Tensor, weights: Tensor, q: Tensor, grad_out: Tensor, blank: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Takes the part of the blank slots (BG, n) to the gradient of a zero state's keys and values.
+
+        Args and results are those of `KeyValueGradient.add`.
+        """
+        at_blank = blank[:, None].to(grad_scores.dtype)
+        slots, layers = blank.shape[1], grad_scores.shape[0]
+        if self._grad_zero is not None:
+            target = self._grad_zero.view(self._banks, 2, self._groups, -1)
+            for half, (factors, operand) in enumerate(((grad_scores, q), (weights, grad_out))):
+                sums = (factors[..., :slots] * at_blank).sum(-1)  # (L, BG, Q)
+                found = torch.einsum("lgq,lgqe->lge", sums, operand)
+                found = found.view(self._banks, layers // self._banks, -1, self._groups, found.shape[-1]).sum((1, 2))
+                target[:, half].add_(found)
+        return grad_scores[..., :slots] * (1 - at_blank), weights[..., :slots] * (1 - at_blank)
 
     def _as_heads(self, segment: Segment, rows: Tensor) -> Tensor:
         """Rows (L, B*s, H*E) as heads (L, BG, Q, E)."""
