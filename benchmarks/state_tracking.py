@@ -43,7 +43,7 @@ class StateTracking:
 
     Attributes:
         group: see groups.py.
-        position: "relative" or "t5".
+        position: of the model, see position.py.
         norm_memory: of the feedback model.
         mem_len, seq_len: M and S; the baselines have no segments.
         train_len, test_len: T in training and in testing.
@@ -59,7 +59,7 @@ class StateTracking:
 
     group: str = "s3"
     model: Literal["feedback", "transformer-xl", "parallel"] = "feedback"
-    position: Literal["t5", "relative", "legacy"] = "relative"
+    position: Literal["t5", "relative", "learned", "legacy"] = "relative"
     norm_memory: bool = True
     dim: int = 64
     depth: int = 2
