@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from statistics import median
 from unittest.mock import patch
 
-from feedback_transformer_pytorch.recurrence import precision as precisions
+from feedback_transformer_pytorch.recurrence.layout import precision as precisions
 from feedback_transformer_pytorch.recurrence.native import applicability, kernel
 from feedback_transformer_pytorch.recurrence.native.library import library
 from options import chosen_shapes, parser, prepare

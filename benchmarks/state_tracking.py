@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.baselines import ParallelTransformer, TransformerXL
-from feedback_transformer_pytorch.config import FeedbackConfig, Position
+from feedback_transformer_pytorch.config import FeedbackConfig
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.updates.optimizer import build_optimizer, learning_rate
 from grid import Benchmark, Grid, Settings, combinations
@@ -43,7 +43,7 @@ class StateTracking:
 
     Attributes:
         group: see groups.py.
-        position: "relative" or "t5".
+        position: of the model, see position.py.
         norm_memory: of the feedback model.
         mem_len, seq_len: M and S; the baselines have no segments.
         train_len, test_len: T in training and in testing.
@@ -59,7 +59,7 @@ class StateTracking:
 
     group: str = "s3"
     model: Literal["feedback", "transformer-xl", "parallel"] = "feedback"
-    position: Position = "relative"
+    position: Literal["t5", "relative", "learned", "legacy"] = "relative"
     norm_memory: bool = True
     dim: int = 64
     depth: int = 2

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
-from feedback_transformer_pytorch.recurrence import walk
+from feedback_transformer_pytorch.recurrence.layout.plan import Plan
+from feedback_transformer_pytorch.recurrence.layout.precision import choose_precision
 from feedback_transformer_pytorch.recurrence.native import applicability
 from feedback_transformer_pytorch.recurrence.native.library import library
 from test_fused import relative_errors
@@ -39,7 +40,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         pytest.skip("this CPU does not multiply in bf16")
     else:
         monkeypatch.setattr(compiled, "multiplies_bf16", lambda: int(in_bf16))
-    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.precision.has_bf16", lambda: in_bf16)
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.layout.precision.has_bf16", lambda: in_bf16)
     monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
     return str(request.param)
 
@@ -115,9 +116,10 @@ def test_the_kernel_multiplies_in_bf16_where_the_cpu_does() -> None:
     if compiled is None:
         pytest.skip("no C++ compiler")
     like = torch.zeros(1, 1, 1)
-    plan = walk.Plan(1, applicability.LEAST_SEGMENTS, 1, 1, 0)
+    plan = Plan(1, applicability.LEAST_SEGMENTS, 1, 1, 0)
     with torch.autocast("cpu", torch.bfloat16):
-        precision = applicability.kernel_precision(plan, walk.choose_precision(like)[1], like)
-    assert precision is not None
+        of_torch = choose_precision(like)[1]
+    assert applicability.unsupported_reason(plan, of_torch, like) is None
+    precision = applicability.kernel_precision(of_torch, like)
     assert precision.inputs == (torch.bfloat16 if compiled.multiplies_bf16() else torch.float32)
     assert (precision.products, precision.weights, precision.memory) == (torch.float32, torch.bfloat16, torch.bfloat16)

@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {"num_tokens": 7, "dim": 8, "depth": 1, "mem_len": 2, "h
         ("kv_heads", 3, "kv_heads is 3; it must be a divisor of heads=4"),
         ("attn_dropout", 1.2, "attn_dropout is 1.2; it must be a number from 0 up to but not including 1"),
         ("ff_dropout", "0.1", "ff_dropout is '0.1'"),
-        ("position", "rotary", "position is 'rotary'; it must be 't5' or 'relative' or 'legacy'"),
+        ("position", "rotary", "position is 'rotary'; it must be 't5' or 'relative' or 'learned' or 'legacy'"),
         ("keep_last_hidden", 1, "keep_last_hidden is 1; it must be True or False"),
         ("norm_memory", 0, "norm_memory is 0; it must be True or False"),
         ("mem_length", 3, "'mem_length' is not a hyper-parameter of the model; did you mean 'mem_len'"),

@@ -16,12 +16,24 @@ from torch import Tensor
 from cases import NUM_TOKENS, Case, definition
 from conditioning import Reference
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
-from feedback_transformer_pytorch.recurrence import backward, ops, plan, walk
+from feedback_transformer_pytorch.activation import Geglu
+from feedback_transformer_pytorch.position import DistanceBias
+from feedback_transformer_pytorch.recurrence.engine import walk
+from feedback_transformer_pytorch.recurrence.engine.derived import Derived, _Derive
+from feedback_transformer_pytorch.recurrence.engine.torch_steps import TorchBackwardSteps
+from feedback_transformer_pytorch.recurrence.layout import plan
+from feedback_transformer_pytorch.recurrence.layout.buffer import MemoryBuffer, Window
 from feedback_transformer_pytorch.recurrence.native import applicability
-from feedback_transformer_pytorch.recurrence.ops import Attention, BucketScores, Geglu, KeyValueGradient, Linear, Norm
-from feedback_transformer_pytorch.recurrence.sublayers import AttentionSublayer, FeedForwardSublayer, Window
-from feedback_transformer_pytorch.recurrence.tape import Step
-from feedback_transformer_pytorch.recurrence.windows import Windows
+from feedback_transformer_pytorch.recurrence.ops import norm
+from feedback_transformer_pytorch.recurrence.ops.attention import AttentionOps
+from feedback_transformer_pytorch.recurrence.ops.attention_core import AttentionCore
+from feedback_transformer_pytorch.recurrence.ops.chunk import Chunk
+from feedback_transformer_pytorch.recurrence.ops.feedforward import FeedForwardOps
+from feedback_transformer_pytorch.recurrence.ops.key_value_gradient import KeyValueGradient
+from feedback_transformer_pytorch.recurrence.ops.linear import Linear
+from feedback_transformer_pytorch.recurrence.ops.norm import Norm
+from feedback_transformer_pytorch.recurrence.ops.scores import VectorScores
+from feedback_transformer_pytorch.recurrence.ops.sublayer import Residual
 from test_fused import run
 
 LITTLE = 1e-6
@@ -99,14 +111,24 @@ def wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, wrapper: Callable[...
     patch.setattr(owner, name, staticmethod(wrapped) if static else wrapped)
 
 
+def take_from_residual(patch: pytest.MonkeyPatch, name: str, part: float) -> None:
+    """Takes a part of the gradient that goes past a sub-layer."""
+
+    def wrapper(original: Any, self: Residual, layer: int, index: int, grad: Tensor, *rest: Any) -> Tensor:
+        found = original(self, layer, index, grad, *rest)
+        return found.sub_(part * grad) if self.name == name else found
+
+    wrap(patch, Residual, "step_backward", wrapper)
+
+
 def residual_of_feedforward(patch: pytest.MonkeyPatch) -> None:
     """A little of the gradient that goes past the feed-forward."""
-    wrap(patch, FeedForwardSublayer, "step_backward", lambda f, self, i, grad: f(self, i, grad) - LITTLE * grad)
+    take_from_residual(patch, "feedforward", LITTLE)
 
 
 def residual_of_attention(patch: pytest.MonkeyPatch) -> None:
     """All of the gradient that goes past the attention."""
-    wrap(patch, AttentionSublayer, "step_backward", lambda f, self, i, grad, *rest: f(self, i, grad, *rest) - grad)
+    take_from_residual(patch, "attention", 1)
 
 
 def gradient_of_mix(patch: pytest.MonkeyPatch) -> None:
@@ -117,7 +139,7 @@ def gradient_of_mix(patch: pytest.MonkeyPatch) -> None:
         if self._mix is not None:
             self._mix = (torch.zeros_like(self._mix[0]), *self._mix[1:])
 
-    wrap(patch, backward._Steps, "__init__", wrapper)
+    wrap(patch, TorchBackwardSteps, "__init__", wrapper)
 
 
 def mean_in_norm(patch: pytest.MonkeyPatch) -> None:
@@ -126,7 +148,7 @@ def mean_in_norm(patch: pytest.MonkeyPatch) -> None:
         found = original(grad, *args)
         return found if found[0] is None else (found[0] + rstd * (grad * weight).mean(-1, keepdim=True), *found[1:])
 
-    wrap(patch, ops, "_norm_backward", wrapper)
+    wrap(patch, norm, "_norm_backward", wrapper)
 
 
 def variance_in_norm(patch: pytest.MonkeyPatch) -> None:
@@ -137,7 +159,7 @@ def variance_in_norm(patch: pytest.MonkeyPatch) -> None:
         normed = (x - mean) * rstd
         return found[0] + rstd * normed * (grad * rest[0] * normed).mean(-1, keepdim=True), *found[1:]
 
-    wrap(patch, ops, "_norm_backward", wrapper)
+    wrap(patch, norm, "_norm_backward", wrapper)
 
 
 def eps_of_norms(patch: pytest.MonkeyPatch) -> None:
@@ -180,64 +202,66 @@ def probabilities_in_float32(patch: pytest.MonkeyPatch) -> None:
         found = original(*args)
         return found.copy_(found.float())
 
-    wrap(patch, Attention, "probabilities", wrapper)
+    wrap(patch, AttentionCore, "probabilities", wrapper)
 
 
 def memory_in_float32(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Windows, "write", lambda f, self, segment, rows: f(self, segment, rows.float().double()))
+    wrap(patch, MemoryBuffer, "write", lambda f, self, segment, rows: f(self, segment, rows.float().double()))
 
 
 def gelu_by_tanh(patch: pytest.MonkeyPatch) -> None:
-    def wrapper(original: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def wrapper(original: Any, self: Geglu, hidden: Tensor) -> Tensor:
         value, gate = hidden.chunk(2, dim=-1)
-        product = torch.nn.functional.gelu(gate, approximate="tanh") * value
-        return product if mask is None else product * mask
+        return torch.nn.functional.gelu(gate, approximate="tanh") * value
 
     wrap(patch, Geglu, "step", wrapper)
 
 
 def slope_of_gate(patch: pytest.MonkeyPatch) -> None:
-    def wrapper(original: Any, hidden: Tensor, mask: Tensor | None, product: Tensor, slopes: Tensor) -> None:
-        original(hidden, mask, product, slopes)
+    def wrapper(original: Any, self: Geglu, hidden: Tensor, out: Tensor, slopes: Tensor) -> None:
+        original(self, hidden, out, slopes)
         slopes[:, 1] *= 1 + LITTLE
 
-    wrap(patch, Geglu, "recompute", wrapper)
+    wrap(patch, Geglu, "derivatives", wrapper)
 
 
 def dropout_of_feedforward(patch: pytest.MonkeyPatch) -> None:
     """Its mask is not applied on the way back."""
 
-    def wrapper(original: Any, hidden: Tensor, mask: Tensor | None, product: Tensor, slopes: Tensor) -> None:
-        original(hidden, None, product, slopes)
-        if mask is not None:
-            product.mul_(mask)
+    def wrapper(original: Any, self: FeedForwardOps, chunk: Chunk) -> None:
+        original(self, chunk)
+        for hidden, steps in zip(chunk.value("feedforward.hidden"), self._steps, strict=True):
+            for part, (slopes, *_) in zip(hidden.split(chunk.counts), steps, strict=True):
+                self._activation.derivatives(part, torch.empty_like(slopes[:, 0]), slopes)
 
-    wrap(patch, Geglu, "recompute", wrapper)
+    wrap(patch, FeedForwardOps, "split", wrapper)
 
 
 def dropout_of_attention(patch: pytest.MonkeyPatch) -> None:
     """Its mask is not applied on the way back to the scores."""
-
-    def wrapper(original: Any, *args: Any) -> None:
-        original(*(arg._replace(probabilities_mask=None) if isinstance(arg, Step) else arg for arg in args))
-
-    wrap(patch, Attention, "step_backward", wrapper)
+    wrap(patch, AttentionCore, "grad_weights", lambda f, grad, values_t, own, mask: f(grad, values_t, own, None))
 
 
 def bucket_of_bias_gradient(patch: pytest.MonkeyPatch) -> None:
     """The gradient of each distance's bias lands at the next one."""
 
-    def wrapper(original: Any, self: Windows, segment: Any, grad_scores: Tensor, out: Tensor) -> None:
+    def wrapper(original: Any, self: MemoryBuffer, segment: Any, grad_scores: Tensor, out: Tensor) -> None:
         found = torch.zeros_like(out)
         original(self, segment, grad_scores, found)
         out.add_(found.roll(1, 1))
 
-    wrap(patch, Windows, "add_bias_gradient", wrapper)
+    wrap(patch, MemoryBuffer, "add_bias_gradient", wrapper)
 
 
 def bucket_of_distance(patch: pytest.MonkeyPatch) -> None:
     """Every key is taken for one token further away."""
-    wrap(patch, walk, "bucket", lambda f, distance: f(distance + 1))
+
+    def wrapper(original: Any, self: _Derive) -> Derived:
+        config = self.stack.config
+        further = self.stack.position(config.mem_len + config.seq_len + 1)
+        return original(self)._replace(terms=[DistanceBias(term.bias[:, 1:]) for term in further])
+
+    wrap(patch, _Derive, "forward", wrapper)
 
 
 def shifted_keys(patch: pytest.MonkeyPatch) -> None:
@@ -245,26 +269,30 @@ def shifted_keys(patch: pytest.MonkeyPatch) -> None:
 
     def wrapper(original: Any, *args: Any) -> list[Window]:
         return [
-            window._replace(keys=window.keys.roll(1, 1), keys_t=window.keys_t.roll(1, 2)) for window in original(*args)
+            window._replace(
+                keys=[keys.roll(1, 1) for keys in window.keys], keys_t=[keys.roll(1, 2) for keys in window.keys_t]
+            )
+            for window in original(*args)
         ]
 
-    wrap(patch, Windows, "windows", wrapper)
+    wrap(patch, MemoryBuffer, "windows", wrapper)
 
 
 def shifted_values_backward(patch: pytest.MonkeyPatch) -> None:
     """Values are one slot away from their probabilities, on the way back only."""
 
     def wrapper(original: Any, *args: Any) -> Tensor:
-        return original(
-            *(arg._replace(values_t=arg.values_t.roll(1, 2)) if isinstance(arg, Window) else arg for arg in args)
-        )
+        return original(*(shifted(arg) if isinstance(arg, Window) else arg for arg in args))
 
-    wrap(patch, AttentionSublayer, "step_backward", wrapper)
+    def shifted(window: Window) -> Window:
+        return window._replace(values_t=[values.roll(1, 2) for values in window.values_t])
+
+    wrap(patch, AttentionOps, "step_backward", wrapper)
 
 
 def bias_where_nothing_is_seen(patch: pytest.MonkeyPatch) -> None:
     """A token that has nothing to attend to gets the attention's output all the same."""
-    wrap(patch, Windows, "bias", lambda f, *args: (f(*args)[0], None))
+    wrap(patch, MemoryBuffer, "_for_rows", lambda original, *args: None)
 
 
 def last_segment_of_block(patch: pytest.MonkeyPatch) -> None:
@@ -284,7 +312,7 @@ def slots_before_block(patch: pytest.MonkeyPatch) -> None:
 
 def local_keys_and_values(patch: pytest.MonkeyPatch) -> None:
     """What a segment gives to its own."""
-    wrap(patch, Attention, "local_backward", lambda original, *args: original(*args).zero_())
+    wrap(patch, AttentionCore, "grad_own", lambda original, *args: original(*args).zero_())
 
 
 def carried_values(patch: pytest.MonkeyPatch) -> None:
@@ -294,57 +322,61 @@ def carried_values(patch: pytest.MonkeyPatch) -> None:
         keys, values = original(*args)
         return keys, values * (1 + LITTLE)
 
-    wrap(patch, Windows, "carried_gradient", wrapper)
+    wrap(patch, MemoryBuffer, "carried_gradient", wrapper)
 
 
 def returned_values(patch: pytest.MonkeyPatch) -> None:
     """The gradient of the memory that is left."""
-    wrap(patch, Windows, "gradient", lambda f, self, keys, values, dtype: f(self, keys, None, dtype))
+    wrap(patch, MemoryBuffer, "gradient", lambda f, self, keys, values, dtype: f(self, keys, None, dtype))
 
 
 def mean_of_layer_weights(patch: pytest.MonkeyPatch) -> None:
     """What the softmax of the layer weights subtracts."""
 
-    def wrapper(original: Any, self: Any) -> Tensor | None:
-        return None if self.mix is None else self.walk.mix_weight * self.mix
+    def wrapper(original: Any, self: _Derive) -> Derived:
+        derived, weight = original(self), self.stack.layer_weight
+        if derived.mix is None:
+            return derived
+        mix = derived.mix.detach()
+        return derived._replace(mix=mix + mix * (weight - weight.detach()))
 
-    wrap(patch, backward._BackwardWalk, "_layer_weight", wrapper)
+    wrap(patch, _Derive, "forward", wrapper)
 
 
 def score_of_distance(patch: pytest.MonkeyPatch) -> None:
     """What a distance adds to a score, a millionth too large."""
-    wrap(patch, BucketScores, "step", lambda f, *args: f(*args) * (1 + LITTLE))
+    wrap(patch, VectorScores, "step", lambda f, *args: f(*args) * (1 + LITTLE))
 
 
 def query_of_distance(patch: pytest.MonkeyPatch) -> None:
     """The gradient of the query by way of the distance's vector."""
-    wrap(patch, BucketScores, "add_query_gradient", lambda original, *args: None)
+    wrap(patch, VectorScores, "add_query_gradient", lambda original, *args: None)
 
 
 def vector_of_distance(patch: pytest.MonkeyPatch) -> None:
     """The gradient of the vectors, a millionth too large."""
-    wrap(patch, BucketScores, "accumulate", lambda f, self, products, q: f(self, products * (1 + LITTLE), q))
+    wrap(patch, VectorScores, "accumulate", lambda f, self, columns, q: f(self, columns * (1 + LITTLE), q))
 
 
 def bucket_of_vector(patch: pytest.MonkeyPatch) -> None:
     """Every distance takes the next one's vector."""
-    wrap(patch, Windows, "buckets", lambda f, *args: None if f(*args) is None else f(*args) + 1)
+    wrap(patch, VectorScores, "of_window", lambda f, *args: f(*args) + 1)
 
 
 def gradient_of_next_bucket(patch: pytest.MonkeyPatch) -> None:
     """The gradient of each distance's vector lands at the next one."""
-    wrap(patch, BucketScores, "step_backward", lambda f, *args: f(*args).roll(1, -1))
+    wrap(patch, VectorScores, "step_backward", lambda f, *args: f(*args).roll(1, -1))
 
 
 # Each with the examples in which it changes something.
 FAULTS: dict[Plant, Callable[[Example], bool]] = {
     residual_of_feedforward: always,
     residual_of_attention: always,
-    gradient_of_mix: lambda example: not example.case.config.keep_last_hidden,
+    gradient_of_mix: lambda example: example.case.config.stored == "mix",
     mean_in_norm: always,
     variance_in_norm: always,
     eps_of_norms: always,
-    eps_of_memory_norm: lambda example: example.case.config.norm_memory,
+    eps_of_memory_norm: lambda example: example.case.config.memory_norm == "plain",
     norms_of_earlier_chunks: always,
     scale_of_queries: lambda example: example.several_keys,
     weights_in_float32: always,
@@ -369,7 +401,7 @@ FAULTS: dict[Plant, Callable[[Example], bool]] = {
     local_keys_and_values: lambda example: example.case.config.seq_len > 1,
     carried_values: lambda example: example.case.memory_slots > 0,
     returned_values: always,
-    mean_of_layer_weights: lambda example: not example.case.config.keep_last_hidden,
+    mean_of_layer_weights: lambda example: example.case.config.stored == "mix",
 }
 
 

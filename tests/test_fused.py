@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from cases import NUM_TOKENS, POSITIONS, Case, cases, definition
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, Memory
-from feedback_transformer_pytorch.recurrence import fused, plan, products
+from feedback_transformer_pytorch.recurrence import WalkRequest, fused
+from feedback_transformer_pytorch.recurrence.layout import plan
+from feedback_transformer_pytorch.recurrence.layout.buffer import MemoryBuffer
 from feedback_transformer_pytorch.recurrence.native import applicability
-from feedback_transformer_pytorch.recurrence.windows import Windows
+from feedback_transformer_pytorch.recurrence.ops import products
+from feedback_transformer_pytorch.recurrence.ops.attention import AttentionOps
 
 CONFIG = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=4, seq_len=2, heads=2, dim_head=3)
 CASE = Case(CONFIG, batch=2, time=11, memory_slots=3, seed=0)
@@ -81,22 +84,28 @@ def compare(model: FeedbackTransformer, x: Tensor, memory: Memory | None, **argu
 
 def test_biases_do_not_add_up_over_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the memory fills, every window has another bias; kept, they would grow with the memory's square."""
-    made: list[Windows] = []
-    plain = Windows.__init__
+    made: list[Any] = []
 
-    def noted(self: Windows, *arguments: Any) -> None:
-        plain(self, *arguments)
-        made.append(self)
+    def note(cls: type) -> None:
+        plain = cls.__init__
 
-    monkeypatch.setattr(Windows, "__init__", noted)
+        def noted(self: Any, *arguments: Any) -> None:
+            plain(self, *arguments)
+            made.append(self)
+
+        monkeypatch.setattr(cls, "__init__", noted)
+
+    note(MemoryBuffer)
+    note(AttentionOps)
     for position in POSITIONS:
         made.clear()
         config = dataclasses.replace(CONFIG, mem_len=60, position=position)
         run(Case(config, 2, 61, 0, 0).model(implementation="fused"), torch.randint(0, NUM_TOKENS, (2, 61)), None)
-        for windows in made:
-            kept = [value for value in vars(windows).values() if isinstance(value, dict)]
+        for each in made:
+            kept = [value for value in vars(each).values() if isinstance(value, dict)]
+            assert kept
             assert all(len(by_length) <= 2 for by_length in kept)  # lengths: of whole segments, and of the last
-        assert made
+        assert {type(each) for each in made} == {MemoryBuffer, AttentionOps}
 
 
 @settings(max_examples=250)
@@ -150,7 +159,7 @@ class Wrapped(nn.Module):
         self.stack = stack
 
     def forward(self, x: Tensor, memory: Memory) -> tuple[Tensor, ...]:
-        return fused(self.stack, x, memory)
+        return fused(self.stack, WalkRequest(x, memory.keys, memory.values))[:3]
 
 
 def test_a_second_backward_through_the_same_graph_gives_the_same() -> None:
@@ -340,7 +349,7 @@ def test_auto_is_the_fused_walk_where_it_applies() -> None:
     embedded = model.token_emb(CASE.tokens())
     memory = CASE.memory()
     assert memory is not None
-    states, *_ = fused(model.decoder.stack, embedded, memory)
+    states = fused(model.decoder.stack, WalkRequest(embedded, memory.keys, memory.values)).states
     assert torch.equal(model.decoder.norm(states), model.decoder(embedded, memory))
 
 

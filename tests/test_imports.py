@@ -10,19 +10,16 @@ import feedback_transformer_pytorch
 
 PACKAGE = Path(feedback_transformer_pytorch.__file__).parent
 
-# The orders of recurrence/ and its sub-folders belong here: {"recurrence": [...], "recurrence/native": [...]}.
-# While there are none, imports inside recurrence/ may run any way.
-RECURRENCE: dict[str, list[str]] = {}
-
 # For each folder, its entries in order. docs/design.md, section 3, says what each of them is.
 ORDER: dict[str, list[str]] = {
     ".": [
         "errors",
         "files",
+        "activation",
+        "position",
         "config",
         "memory",
         "segments",
-        "position",
         "layers",
         "recurrence",
         "model",
@@ -33,7 +30,50 @@ ORDER: dict[str, list[str]] = {
         "training",
         "cli",
     ],
-    **RECURRENCE,
+    "layers": ["sublayer", "span", "attention", "cross_attention", "feedforward"],
+    "recurrence": [
+        "request",
+        "stack",
+        "mask",
+        "stepwise",
+        "applicability",
+        "layout",
+        "ops",
+        "engine",
+        "native",
+        "backends",
+        "fused",
+        "incremental",
+        "kernel_self_test",
+    ],
+    "recurrence/layout": ["plan", "precision", "workspace", "tape", "buffer"],
+    "recurrence/ops": [
+        "products",
+        "linear",
+        "norm",
+        "parameters",
+        "chunk",
+        "key_value_gradient",
+        "sublayer",
+        "scores",
+        "span",
+        "attention_core",
+        "attention",
+        "cross_attention",
+        "feedforward",
+    ],
+    "recurrence/engine": ["derived", "walk", "protocols", "forward", "backward", "torch_steps"],
+    "recurrence/native": [
+        "command",
+        "compiler",
+        "openmp",
+        "cache",
+        "library",
+        "applicability",
+        "structures",
+        "kernel",
+        "steps",
+    ],
     "data": [
         "documents",
         "tokenizer",
@@ -67,10 +107,6 @@ ORDER: dict[str, list[str]] = {
 Module = tuple[str, ...]  # names that lead from the package to a file or folder
 
 
-def is_ordered(folder: Module) -> bool:
-    return bool(RECURRENCE) or folder[:1] != ("recurrence",)
-
-
 def order_of(folder: Module) -> list[str]:
     return ORDER["/".join(folder) or "."]
 
@@ -94,7 +130,7 @@ def violation(importer: Module, target: Module) -> str | None:
     while importer[common : common + 1] == target[common : common + 1]:
         common += 1
     folder, own, other = importer[:common], importer[common], target[common : common + 1]
-    if own == "__init__" or not is_ordered(folder):
+    if own == "__init__":
         return None
     if not other:
         return f"{'/'.join(importer)} imports {'/'.join(folder) or 'the package'}, which it is a part of"
@@ -136,8 +172,11 @@ def test_every_file_has_its_place_in_one_order() -> None:
             found.setdefault("/".join(folder) or ".", []).append(name)
         elif folder:
             found.setdefault("/".join(folder[:-1]) or ".", []).append(folder[-1])
-    ordered = {folder: sorted(entries) for folder, entries in found.items() if is_ordered(tuple(folder.split("/")))}
-    assert ordered == {folder: sorted(entries) for folder, entries in ORDER.items()}
+    assert sorted_entries(found) == sorted_entries(ORDER)
+
+
+def sorted_entries(folders: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {folder: sorted(entries) for folder, entries in folders.items()}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +190,10 @@ def test_every_file_has_its_place_in_one_order() -> None:
         ("training/updates/trainer", "training/reporting/meter", True),
         ("training/saving/run", "training/saving/checkpoint", False),
         ("training/saving/checkpoint", "training/saving/run", True),
+        ("recurrence/native/kernel", "recurrence/engine/walk", False),
+        ("recurrence/engine/walk", "recurrence/native/kernel", True),
+        ("recurrence/layout/buffer", "recurrence/layout/tape", False),
+        ("recurrence/layout/tape", "recurrence/layout/buffer", True),
         ("data/streams", "data", True),
         ("data/__init__", "data/streams", False),
     ],

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import Case, cases, definition
-from feedback_transformer_pytorch import FeedbackConfig, InputError, Memory
+from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, InputError, Memory
 from feedback_transformer_pytorch.generation import Reader
 from feedback_transformer_pytorch.memory import as_memory
-from feedback_transformer_pytorch.recurrence import Incremental, incremental
+from feedback_transformer_pytorch.recurrence import Incremental, WalkRequest, incremental
 from feedback_transformer_pytorch.recurrence.native import applicability
 from feedback_transformer_pytorch.recurrence.native.library import library
 
@@ -43,7 +43,7 @@ def test_segment_by_segment_it_is_the_definition(case: Case, tokens_at_once: int
     found: dict[str, Tensor] = {}
     with torch.no_grad(), mock.patch.object(incremental, "TOKENS_AT_ONCE", tokens_at_once):
         x = model.token_emb(case.tokens())
-        walk = Incremental(model.decoder.stack, x, as_memory(case.memory(), x, case.config))
+        walk = start(model, x, case.memory())
         for index, segment in enumerate(x.split(seq_len, 1)):
             for length in lengths(segment):
                 advance = walk.step if length == seq_len else walk.peek
@@ -51,6 +51,13 @@ def test_segment_by_segment_it_is_the_definition(case: Case, tokens_at_once: int
         if case.time % seq_len == 0:
             found |= {"keys": walk.memory.keys, "values": walk.memory.values}
     definition(model, whole).assert_agrees(found)
+
+
+def start(model: FeedbackTransformer, x: Tensor, memory: Memory | None) -> Incremental:
+    """A walk behind a memory."""
+    past = as_memory(memory, x, model.config)
+    assert isinstance(past, Memory)
+    return Incremental(model.decoder.stack, WalkRequest(x, past.keys, past.values), past)
 
 
 def lengths(segment: Tensor) -> list[int]:
@@ -112,7 +119,7 @@ def test_under_autocast_it_is_as_near_to_float64_as_a_call() -> None:
 def test_what_is_not_like_the_start_is_refused(shape: tuple[int, ...]) -> None:
     model = CASE.model()
     like = torch.zeros(2, 5, 8, dtype=torch.float64)
-    walk = Incremental(model.decoder.stack, like, as_memory(None, like, CASE.config))
+    walk = start(model, like, None)
     for wrong in (torch.zeros(shape).double(), torch.zeros(2, 3, 8)):
         for way, shortest in ((walk.step, 3), (walk.peek, 1)):
             with pytest.raises(InputError, match=rf"must be torch.float64 \(batch=2, {shortest} to seq_len=3, dim=8\)"):

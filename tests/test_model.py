@@ -88,7 +88,7 @@ def test_the_attributes_of_0_0_11() -> None:
     assert (model.seq_len, model.mem_len, model.keep_last_hidden) == (2, 3, False)
     assert model.layer_weight.shape == (len(model.layers) + 1,)
     assert model.shared_kv_proj.weight.shape[1] == model.token_emb.weight.shape[1]
-    assert model.pos_emb(4).bias.shape[1] == 4
+    assert model.pos_emb(4)[0].bias.shape[1] == 4
     model.mem_len, model.seq_len = 9, 1
     model.keep_last_hidden = True
     changed = FeedbackTransformer(**{**SMALL, "mem_len": 9, "seq_len": 1, "keep_last_hidden": True})
@@ -235,7 +235,7 @@ KEYS = torch.zeros(2, 3, 8)
         (
             X,
             {"memory": (KEYS[:1], KEYS[:1])},
-            "memory.keys is (1, 3, 8); it must be (batch=2, n, kv_heads*dim_head=2*4=8)",
+            "memory.keys is (1, 3, 8); it must be (batch=2, n, 8), where 8 is kv_heads*dim_head",
         ),
         (X, {"memory": (KEYS[..., :4], KEYS)}, "memory.keys is (2, 3, 4)"),
         (X, {"memory": (KEYS, KEYS[:, :2])}, "memory.keys is (2, 3, 8) but memory.values (2, 2, 8)"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cases import NUM_TOKENS, Case, definition
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
-from feedback_transformer_pytorch.recurrence import backward
+from feedback_transformer_pytorch.recurrence.backends import KernelBackend
 from feedback_transformer_pytorch.recurrence.native import applicability, kernel, structures
 from feedback_transformer_pytorch.recurrence.native.compiler import SOURCE
 from feedback_transformer_pytorch.recurrence.native.library import library
@@ -101,7 +101,8 @@ def test_the_number_of_threads_changes_nothing() -> None:
 def test_too_many_rows_are_left_to_the_matrix_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, taken = library(), []
     assert compiled is not None
-    monkeypatch.setattr(backward, "BackwardSteps", lambda *args: taken.append(args))
+    for steps in ("forward_steps", "backward_steps"):
+        monkeypatch.setattr(KernelBackend, steps, lambda *args: taken.append(args))
     case = Case(dataclasses.replace(CONFIG, dim=8), batch=compiled.most_rows() + 1, time=2, memory_slots=0, seed=0)
     compare(case.model(), case.tokens(), None)
     assert not taken
@@ -110,19 +111,18 @@ def test_too_many_rows_are_left_to_the_matrix_library(monkeypatch: pytest.Monkey
 @needs_kernel
 @pytest.mark.parametrize(
     ("name", "kernel_name"),
-    [("Model", "model"), ("Block", "layer_weights"), ("Forward", "forward"), ("Backward", "backward")],
+    [("Model", "model"), ("LayerWeights", "layer_weights"), ("Forward", "forward"), ("Backward", "backward")],
 )
 def test_structures_have_the_same_size_on_both_sides(name: str, kernel_name: str) -> None:
     size = getattr(library(), f"size_of_{kernel_name}")()
     assert size == ctypes.sizeof(getattr(structures, name))
 
 
-@pytest.mark.parametrize("name", ["Linear", "Norm", "Block", "Model", "Segment", "Forward", "Backward"])
+@pytest.mark.parametrize("name", ["Linear", "Norm", "LayerWeights", "Model", "Segment", "Forward", "Backward"])
 def test_structures_have_the_same_fields_on_both_sides(name: str) -> None:
     """In the same order: fields of one size in another order would go unseen."""
-    kernel_name = "LayerWeights" if name == "Block" else name
     source = SOURCE.with_name("structures.h").read_text()
-    body = re.search(rf"struct {kernel_name} {{\n(.*?)\n(?:\n    Index inner.*?)?}};", source, re.DOTALL)
+    body = re.search(rf"struct {name} {{\n(.*?)\n(?:\n    Index inner.*?)?}};", source, re.DOTALL)
     assert body
     declarations = re.sub(r"//.*", "", body[1]).split(";")[:-1]
     fields = [field.split()[-1].lstrip("*") for declaration in declarations for field in _declared(declaration)]
@@ -145,7 +145,7 @@ def test_recomputed_values_are_those_of_rounded_weights_and_memory(
     Where inputs are rounded too, a last digit in float32 may turn into one in bf16; `test_bf16.py` has that case.
     """
     monkeypatch.setattr(library(), "multiplies_bf16", lambda: 0)
-    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.precision.has_bf16", lambda: False)
+    monkeypatch.setattr("feedback_transformer_pytorch.recurrence.layout.precision.has_bf16", lambda: False)
     config = dataclasses.replace(CONFIG, attn_dropout=attn_dropout, seq_len=seq_len, dim_head=dim_head)
     model = FeedbackTransformer.from_config(config)
     x = torch.randint(0, NUM_TOKENS, (3, 40))

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -15,12 +14,12 @@ import quality_table
 import state_tracking
 import text_quality
 from feedback_transformer_pytorch import FeedbackTransformer
-from feedback_transformer_pytorch.config import Position
+from feedback_transformer_pytorch.position import POSITIONS
 from groups import multiplication_table, word_problem
 from runs import gradient_norms, only_finite, read_runs, write_runs
 from state_gradient import StateGradientClamp
 
-POSITIONS = [position for position in get_args(Position) if position != "legacy"]
+CURRENT = [position for position in POSITIONS if position != "legacy"]
 SMALL = [
     *("--dim", "8", "--heads", "2", "--dim-head", "4", "--batch-size", "4", "--train-len", "4", "--test-len", "12"),
     *("--test-rows", "4", "--mem-len", "4", "--updates", "2", "--test-every", "1", "--seeds", "0"),
@@ -89,7 +88,7 @@ def test_labels_are_running_products(name: str) -> None:
             assert label == product
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", CURRENT)
 @pytest.mark.parametrize("model", state_tracking.MODELS)
 def test_state_tracking_from_end_to_end(
     model: str, position: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -128,7 +127,7 @@ def test_a_grid_takes_what_is_given_for_all_its_runs(tmp_path: Path) -> None:
     assert all(run["settings"]["updates"] == 2 for run in runs)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", CURRENT)
 def test_initialisations(position: str) -> None:
     weights = {}
     for name in ("torch", "normal", "normal-position"):

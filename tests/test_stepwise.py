@@ -136,7 +136,7 @@ def test_nothing_is_nan_when_a_row_sees_nothing(case: Case, how: str) -> None:
 @given(cases(seq_len=1))
 def test_every_layer_sees_the_top_of_the_token_before(case: Case) -> None:
     """With one token a segment the first layer of token t depends on the last layer's output for token t-1."""
-    config = dataclasses.replace(case.config, keep_last_hidden=True, norm_memory=False, mem_len=1)
+    config = dataclasses.replace(case.config, stored="top", memory_norm="none", mem_len=1)
     case = dataclasses.replace(case, config=config, memory_slots=0, time=2)
     model, x = case.model(), case.tokens()
     before = model(x)

@@ -7,6 +7,7 @@ A new one is a class with the methods of `Activation` and an entry in `ACTIVATIO
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 class Activation(Protocol):
-    """A function of `parts` numbers, for each of F hidden units.
+    """A function of `parts` numbers, for each of F hidden units, that is equal to its copies.
 
     Attributes:
         parts: how many numbers each hidden unit takes; the hidden layer has parts * F outputs, part by part.
@@ -33,6 +34,7 @@ class Activation(Protocol):
         """Writes the output (R, F) and its derivatives (R, parts, F) by each part of `hidden` (R, parts * F)."""
 
 
+@dataclass(frozen=True)
 class Geglu:
     """gelu(gate) * value, where the input is value, then gate (Shazeer 2020, arXiv 2002.05202)."""
 
@@ -54,6 +56,7 @@ class Geglu:
         torch.mul(by_value, value, out=out)
 
 
+@dataclass(frozen=True)
 class Relu:
     """max(hidden, 0), as in the paper."""
 

@@ -57,8 +57,9 @@ class FeedbackConfig:
         stored: what the memory stores of a token: "mix", the learned mix of the states of all layers; "top", the last
             layer's; a number from 0 (the embedding) to `depth`: that layer's.
         carry: what a call passes on to the next. "keys": keys and values; "state": the stored states, from which the
-            next call makes keys and values with the weights that the model has then. "normed_state": states after the first layer's attention norm, as the paper authors' code has it, for their
-            checkpoints; a later call norms them a second time.
+            next call makes keys and values with the weights that the model has then. "normed_state": states after the
+            first layer's attention norm, as the paper authors' code has it, for their checkpoints; a later call norms
+            them a second time.
         memory_start: "empty", or "zeros": M zero states precede every document, and are attended to.
         adaptive_span: each head learns how far back it attends (Sukhbaatar et al. 2019, arXiv 1905.07799).
         span_ramp: over how many distances the span's mask falls from 1 to 0.
@@ -135,7 +136,7 @@ class FeedbackConfig:
             words = " or ".join(map(repr, choices))
             self._require(name, words, lambda choice, choices=choices: isinstance(choice, str) and choice in choices)
         stored = f"'mix' or 'top' or a layer from 0 to depth={self.depth}"
-        self._require("stored", stored, lambda s: s in get_args(Stored) or type(s) is int and 0 <= s <= self.depth)
+        self._require("stored", stored, lambda s: s in get_args(Stored) or (type(s) is int and 0 <= s <= self.depth))
         self._require("kv_heads", f"a divisor of heads={self.heads}", lambda g: self.heads % g == 0)
 
     def _check_combinations(self) -> None:
@@ -146,8 +147,8 @@ class FeedbackConfig:
             )
         if self.adaptive_span and not POSITIONS[self.position].counts_memory:
             raise InputError(
-                f"adaptive_span measures true distances, which position={self.position!r} does not have; use 'learned', "
-                "'relative' or 't5'"
+                f"adaptive_span measures true distances, which position={self.position!r} does not have; use "
+                "'learned', 'relative' or 't5'"
             )
         if self.carry == "normed_state" and self.memory_norm != "layer":
             raise InputError(f"carry='normed_state' goes with memory_norm='layer'; memory_norm is {self.memory_norm!r}")

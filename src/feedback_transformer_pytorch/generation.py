@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
-from .memory import Memory, as_memory
+from .memory import Memory
 from .model import FeedbackDecoder, FeedbackTransformer, check_tokens
 from .recurrence import Incremental, WalkRequest, computes_like, is_called_plainly
 

@@ -202,7 +202,8 @@ def newest_of_rows(
     age = torch.arange(longest, 0, -1, device=ends.device)
     seen = (age <= lengths[:, None])[..., None]
     kept = []
-    for tensor, filler in zip(tensors, blank or (0, 0), strict=False):
+    fillers: Iterable[Tensor | int] = (0, 0) if blank is None else blank
+    for tensor, filler in zip(tensors, fillers, strict=False):
         at = (ends[:, None] - age).clamp(min=0)[..., None].expand(-1, -1, tensor.shape[2])
         kept.append(torch.where(seen, tensor.gather(1, at), filler))
     all_alike = blank is not None or bool((lengths == longest).all())

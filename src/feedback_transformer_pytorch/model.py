@@ -264,8 +264,8 @@ class FeedbackTransformer(nn.Module):
         return self.decoder.stack.layer_weight
 
     @property
-    def shared_kv_proj(self) -> nn.Module:
-        """The key/value projection of all layers and of the memory."""
+    def shared_kv_proj(self) -> nn.Module | None:
+        """The key/value projection of all layers and of the memory; None where each layer has its own."""
         return self.decoder.stack.to_kv
 
     @property

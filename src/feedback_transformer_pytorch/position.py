@@ -141,8 +141,8 @@ class LearnedVectors(Position):
         known = self.vectors.num_embeddings
         if distances > known:
             raise InputError(
-                f"position 'learned' has vectors for {known} distances, mem_len + seq_len of the model as it was built; "
-                f"{distances} are asked for: keep mem_len + seq_len at {known} or below"
+                f"position 'learned' has vectors for {known} distances, mem_len + seq_len of the model as it was "
+                f"built; {distances} are asked for: keep mem_len + seq_len at {known} or below"
             )
         return [DistanceVectors(self.vectors.weight, torch.arange(distances, device=self.vectors.weight.device))]
 

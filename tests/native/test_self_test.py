@@ -3,8 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from feedback_transformer_pytorch.recurrence import stepwise
-from feedback_transformer_pytorch.recurrence.native import self_test
+from feedback_transformer_pytorch.recurrence import kernel_self_test, stepwise
 
 
 @pytest.mark.parametrize(
@@ -20,8 +19,8 @@ def test_every_result_counts(numbers: list[float], verdict: str | None, monkeypa
     def results(walk: Any, *_: Any) -> list[torch.Tensor]:
         return [torch.tensor(1.0 if walk is stepwise else number, dtype=torch.float64) for number in numbers]
 
-    monkeypatch.setattr(self_test, "_results", results)
-    monkeypatch.setattr(self_test, "library", object)
+    monkeypatch.setattr(kernel_self_test, "_results", results)
+    monkeypatch.setattr(kernel_self_test, "library", object)
     for name in ("set_num_threads", "use_deterministic_algorithms"):
         monkeypatch.setattr(torch, name, lambda *_: None)
-    assert self_test.self_test() == verdict
+    assert kernel_self_test.self_test() == verdict

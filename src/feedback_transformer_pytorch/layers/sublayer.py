@@ -17,8 +17,8 @@ class MemoryView:
     Attributes:
         keys: (B, n, G, E), the memory's.
         values: (B, n, G, E), the memory's.
-        to_kv: D to 2*G*E, makes the segment's own keys and values, which follow the memory's; None where a query sees no
-            token of its segment.
+        to_kv: D to 2*G*E, makes the segment's own keys and values, which follow the memory's; None where a query sees
+            no token of its segment.
         distance: (S, n + own) or (B, S, n + own), how far each key is.
         masked: (S, n + own) or (B, S, n + own) bool.
         terms: what distances add to the scores.
@@ -65,7 +65,7 @@ class Sublayer(nn.Module):
     def residual(
         self, x: Tensor, memory: MemoryView | None, context: ContextView | None, norm: nn.Module | None = None
     ) -> Tensor:
-        """(B, S, D) to (B, S, D): x + f(norm(x)), or norm(x + f(x)); `norm` is the one for all layers if there is one."""
+        """(B, S, D) to (B, S, D): x + f(norm(x)), or norm(x + f(x)); `norm` is the one for all layers, if any."""
         norm = self.norm if self.norm is not None else norm
         assert norm is not None
         if self.placement == "pre":

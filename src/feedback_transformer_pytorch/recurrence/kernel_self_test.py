@@ -1,4 +1,4 @@
-"""The kernel's self-test: a small walk in every type against the definition. `native/library.py` runs it as a program."""
+"""The kernel's self-test: a small walk in every type against the definition. `native/library.py` runs it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def self_test() -> str | None:
 def _results(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
     """States, keys and values, and the gradients of a weighted sum of them."""
     inputs = [x.detach().requires_grad_(), keys.detach().requires_grad_(), values.detach().requires_grad_()]
-    outputs = walk(stack, WalkRequest(*inputs))[:3]
+    outputs = walk(stack, WalkRequest(inputs[0], inputs[1], inputs[2]))[:3]
     total = torch.stack([(out.double().flatten() * torch.linspace(-1, 1, out.numel())).sum() for out in outputs]).sum()
     return [tensor.detach() for tensor in (*outputs, *torch.autograd.grad(total, [*inputs, *stack.parameters()]))]
 

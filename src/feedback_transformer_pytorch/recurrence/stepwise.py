@@ -21,7 +21,8 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
     terms = stack.position(config.mem_len + config.seq_len)
     contexts, reach = _contexts(stack, request), stack.reach()
     keys, values = request.keys, request.values
-    tops, all_keys, all_values, all_stored = [], [keys], [values], []
+    tops: list[Tensor] = []
+    all_keys, all_values, all_stored = [keys], [values], list[Tensor]()
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
         slots, length = min(keys.shape[1], reach), state.shape[1]
         mask = attention_mask(config, slots, slots, segment, length, request.visibility, x.device)
@@ -30,8 +31,10 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
         for layer, block in enumerate(stack.blocks):
             bank = min(layer, config.banks - 1)
             to_kv = stack.to_kv if stack.to_kv is not None else block.attention.to_kv
+            of_bank = [tensor.unflatten(-1, (config.banks, -1, config.dim_head))[:, :, bank] for tensor in seen]
             memory = MemoryView(
-                *(tensor.unflatten(-1, (config.banks, -1, config.dim_head))[:, :, bank] for tensor in seen),
+                keys=of_bank[0],
+                values=of_bank[1],
                 to_kv=to_kv if length > 1 else None,
                 distance=mask.distance,
                 masked=mask.masked,

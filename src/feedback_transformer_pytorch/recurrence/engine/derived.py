@@ -43,7 +43,7 @@ class _Derive(nn.Module):
         mix: Tensor | None = None
         if config.stored == "mix":
             mix = stack.layer_weight.softmax(0)
-        elif config.stored not in ("top", config.depth):
+        elif config.stored != "top" and config.stored != config.depth:
             mix = torch.zeros_like(stack.layer_weight)
             mix[config.stored] = 1
         distances = config.mem_len + config.seq_len

@@ -130,7 +130,7 @@ class Walk:
 
     def _set_up_terms(self, precision: Precision) -> None:
         self.biases = [term for term in self.derived.terms if isinstance(term, DistanceBias)]
-        vectors = [term for term in self.derived.terms if not isinstance(term, DistanceBias)]
+        vectors: list[Any] = [term for term in self.derived.terms if not isinstance(term, DistanceBias)]
         self.score_terms: list[tuple[Any, ScoreOps]] = [
             (term, SCORE_OPS[type(term)](_detached(term), precision, any(t.requires_grad for t in term)))
             for term in vectors

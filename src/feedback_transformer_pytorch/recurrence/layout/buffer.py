@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,13 +121,13 @@ class MemoryBuffer:
             pair_t = pair.transpose(2, 3)
             if banks == 1:
                 (keys, values), (keys_t, values_t) = pair.unbind(0), pair_t.unbind(0)
-                views: Any = ((keys,), (values,), (keys_t,), (values_t,))
+                views: list[Sequence[Tensor]] = [(keys,), (values,), (keys_t,), (values_t,)]
             else:
-                views = (half.unflatten(0, (banks, -1)).unbind(0) for half in (*pair, *pair_t))
+                views = [half.unflatten(0, (banks, -1)).unbind(0) for half in (*pair, *pair_t)]
             bias, has_keys = self.bias(segment)
             shared = segment.length if self._counts_memory else None
             distance = self._distance_of_queries(segment) if self._needs_distance else None
-            found.append(Window(*views, bias, distance, shared, has_keys, blank))
+            found.append(Window(views[0], views[1], views[2], views[3], bias, distance, shared, has_keys, blank))
         return found
 
     def _blank(self, segment: Segment) -> Tensor | None:

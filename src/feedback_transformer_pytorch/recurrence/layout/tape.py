@@ -89,7 +89,9 @@ class Layout(NamedTuple):
         if kind.per == "score":
             return [view.unbind(0) for view in self.scores(segments, value)]
         counts = [segment.length * self.plan.batch for segment in segments]
-        views = list(zip(*(layer.split(counts) for layer in value.unbind(0)), strict=True))
+        views: list[Sequence[Tensor | None]] = list(
+            zip(*(layer.split(counts) for layer in value.unbind(0)), strict=True)
+        )
         if kind.per == "row":
             return views
         return [none if segment.length == 1 else view for segment, view in zip(segments, views, strict=True)]

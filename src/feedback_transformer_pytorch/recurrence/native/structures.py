@@ -1,4 +1,4 @@
-"""The structures that the kernel reads, field by field as `source/structures.h` declares them; pointers are addresses."""
+"""The structures that the kernel reads, field by field as `source/structures.h` has them; pointers are addresses."""
 
 from __future__ import annotations
 

@@ -49,8 +49,11 @@ class AttentionOps(SublayerOps):
         spans: SpanOps | None,
         grad_zero: Tensor | None,
     ) -> None:
-        """Sets up; `grad_zero` (K*2*G*E,) is what the gradients of a zero state's keys and values are added to, None for
-        none."""
+        """Sets up.
+
+        Args:
+            grad_zero: (K*2*G*E,), what the gradients of a zero state's keys and values are added to; None for none.
+        """
         config, self._grad_zero = layout.config, grad_zero
         self._groups = config.kv_heads or config.heads
         self.to_q = [parameters.linear(f"{name}.to_q", config.dim_head**-0.5) for name in names]

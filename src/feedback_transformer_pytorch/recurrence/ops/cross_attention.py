@@ -122,7 +122,7 @@ class CrossAttentionOps(SublayerOps):
         self._steps = [
             [
                 dict(zip(buffers, parts, strict=True))
-                for parts in zip(*(b.split(chunk.counts) for b in buffers.values()))
+                for parts in zip(*(b.split(chunk.counts) for b in buffers.values()), strict=True)
             ]
             for buffers in self._buffers
         ]

@@ -9,9 +9,9 @@ from torch import Tensor
 class KeyValueGradient:
     """The gradient of the memory's keys and values, for a block of C segments, in reverse time order.
 
-    A slot is seen by every later query of its window, in all L/K layers of its bank. Within the block, the queries after
-    a segment give their part when the backward pass reaches it, in one product over segments and layers; what the block's
-    queries give to slots before it is one product when the block is done.
+    A slot is seen by every later query of its window, in all L/K layers of its bank. Within the block, the queries
+    after a segment give their part when the backward pass reaches it, in one product over segments and layers; what the
+    block's queries give to slots before it is one product when the block is done.
 
     Attributes:
         total: (2, K*BG, n + T, E), the gradients of the keys and of the values; what comes from outside stands in it

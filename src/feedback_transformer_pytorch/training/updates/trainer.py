@@ -124,7 +124,7 @@ class Trainer:
 
         All processes must call it together.
         """
-        if not isinstance(self.model, FeedbackTransformer) or self.model.config.keep_last_hidden:
+        if not isinstance(self.model, FeedbackTransformer) or self.model.config.stored != "mix":
             return {}
         weight = self.model.decoder.stack.layer_weight.detach()
         full = weight.full_tensor() if isinstance(weight, DTensor) else weight
