@@ -46,7 +46,9 @@ ORDER: dict[str, list[str]] = {
         "streams",
     ],
     "training": [
+        "schema",
         "options",
+        "earlier",
         "processes",
         "interrupt",
         "models",
@@ -57,7 +59,7 @@ ORDER: dict[str, list[str]] = {
         "loop",
         "commands",
     ],
-    "training/models": ["architectures", "initialisation"],
+    "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "trainer"],
     "training/evaluation": ["bits_per_byte", "xz", "validation"],
     "training/reporting": ["meter", "progress", "plots", "trackers"],
