@@ -162,8 +162,10 @@ class FeedbackDecoder(nn.Module):
         return [zero] if isinstance(like, StateMemory) else self.stack.project(zero)
 
     def keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
-        """The keys and values (B, n, K*G*E) of a memory."""
-        return self.stack.project(past.states) if isinstance(past, StateMemory) else (past.keys, past.values)
+        """The keys and values (B, n, K*G*E) of a memory; those that are made from states only as far back as a head sees."""
+        if not isinstance(past, StateMemory):
+            return past.keys, past.values
+        return self.stack.project(past.states[:, -self.stack.reach() :])
 
     def _left(self, past: AnyMemory, walked: Walked, alignment: Alignment | None) -> AnyMemory:
         """The memory that is left after a walk."""
