@@ -1,40 +1,17 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from variants import VARIANTS
 
 from feedback_transformer_pytorch.data import Streams, stages
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.updates.trainer import Trainer
-
-# The paper's model, and others that differ from the defaults in all that training has to do with.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "seq_len": 1,
-        "position": "learned",
-        "kv": "per_layer",
-        "memory_norm": "layer",
-        "feedforward": "relu",
-        "feedforward_dim": 24,
-        "output_bias": False,
-        "carry": "state",
-        "memory_start": "zeros",
-        "adaptive_span": True,
-        "span_init": 0.3,
-        "span_ramp": 3,
-        "span_trim": 4,
-        "initialisation": "authors",
-    },
-    "post-norm": {"norm": "post", "position": "t5", "stored": "top", "carry": "state", "output_bias": False},
-    "zeros as keys": {"kv": "per_layer", "memory_norm": "layer", "memory_start": "zeros", "stored": 1},
-    "spans as keys": {"adaptive_span": True, "span_init": 0.2, "span_ramp": 3, "memory_norm": "layer"},
-}
 
 
 @pytest.fixture(params=VARIANTS)

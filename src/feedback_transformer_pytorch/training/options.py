@@ -194,6 +194,10 @@ class TrainOptions(Options):
             raise InputError(f"--accumulate is {self.accumulate}; it must divide --batch-size {self.batch_size}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise InputError(f"--kv-heads is {self.kv_heads}; it must divide --heads {self.heads}")
+        if isinstance(self.stored, int) and not 0 <= self.stored <= self.depth:
+            raise InputError(
+                f"--stored is {self.stored}; it must be mix, top, or a layer from 0 to --depth {self.depth}"
+            )
         unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
         if unknown:
             raise InputError(f"--trackers has {unknown[0]!r}; it must be one of {', '.join(TRACKERS)}")
