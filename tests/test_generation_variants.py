@@ -18,9 +18,9 @@ from feedback_transformer_pytorch.recurrence import incremental
 from feedback_transformer_pytorch.recurrence.incremental import Incremental
 
 PAPER = FeedbackConfig(
-    num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=5, seq_len=1, heads=2, dim_head=3, kv="per_layer", position="learned",
-    memory_norm="layer", feedforward="relu", output_bias=False, carry="state", memory_start="zeros", adaptive_span=True,
-    span_init=0.3, span_ramp=2, span_trim=2, initialisation="authors",
+    num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=5, seq_len=1, heads=2, dim_head=3, kv="per_layer",
+    position="learned", memory_norm="layer", feedforward="relu", output_bias=False, carry="state",
+    memory_start="zeros", adaptive_span=True, span_init=0.3, span_ramp=2, span_trim=2, initialisation="authors",
 )  # fmt: skip
 CONTEXT_DIM = 3
 

@@ -162,7 +162,7 @@ class FeedbackDecoder(nn.Module):
         return [zero] if isinstance(like, StateMemory) else self.stack.project(zero)
 
     def keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
-        """The keys and values (B, n, K*G*E) of a memory; those that are made from states only as far back as a head sees."""
+        """The keys and values (B, n, K*G*E) of a memory; of states, only of those that some head sees."""
         if not isinstance(past, StateMemory):
             return past.keys, past.values
         return self.stack.project(past.states[:, -self.stack.reach() :])
