@@ -33,7 +33,7 @@ SIZE: dict[str, Any] = {
     "max_skipped": 10**6,  # a run that diverges is a result, not an error
 }  # fmt: skip
 VARIED = {
-    *("model", "position", "depth", "norm_memory", "dropout", "max_updates"),
+    *("model", "position", "depth", "memory_norm", "dropout", "max_updates"),
     *("lr", "warmup_updates", "lr_decay", "weight_decay", "clip"),
 }
 MODELS = ["feedback", "transformer-xl"]
@@ -47,7 +47,7 @@ GRIDS = {
     "decay": Grid([0], combinations(model=MODELS, weight_decay=[0.0, 0.01, 0.1])),
     "schedule": Grid([0], combinations(model=MODELS, lr_decay=["cosine", "none"])),
     "dropout": Grid([0], combinations(model=MODELS, dropout=[0.0, 0.1])),
-    "norm": Grid([0], combinations(norm_memory=[True, False])),
+    "norm": Grid([0], combinations(memory_norm=["plain", "none"])),
     "tiny": Grid([0], [{**TINY, **changes} for changes in combinations(seq_len=[1, 8], lr=[4e-3, 8e-3])]),
     "demo": Grid([0], [{**DEMO, **changes} for changes in combinations(lr=[2e-3, 4e-3, 6e-3])]),
 }

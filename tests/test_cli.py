@@ -18,6 +18,7 @@ import yaml
 
 from feedback_transformer_pytorch import cli, files
 from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training.earlier import EARLIER
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving import checkpoint
 from feedback_transformer_pytorch.training.saving.run import Run
@@ -308,9 +309,7 @@ def test_a_whole_configuration_from_before_positions_has_a_bias(
 ) -> None:
     old, part = tmp_path / "old.yaml", tmp_path / "part.yaml"
     options = TrainOptions(out="run").to_dict()
-    old.write_text(
-        yaml.safe_dump({name: options[name] for name in options if name not in ("out", "resume", "position")})
-    )
+    old.write_text(yaml.safe_dump({name: options[name] for name in options if name not in ("out", "resume", *EARLIER)}))
     part.write_text("dim: 32\n")
     assert printed_config(capsys, f"--config={old}")["position"] == "t5"
     assert printed_config(capsys, f"--config={old}", "--position=relative")["position"] == "relative"
@@ -331,17 +330,69 @@ def test_a_run_from_before_positions_is_resumed_with_its_bias(text: Path, tmp_pa
 
 
 def as_before_positions(run: Path) -> None:
-    """Leaves out what a version without `position` did not write."""
+    """Leaves out what a version without `position` did not write, and gives `norm_memory` its name back."""
+
+    def before(options: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in options.items() if name not in EARLIER}
+        return {**kept, "norm_memory": options["memory_norm"] == "plain"}
+
     config = yaml.safe_load((run / "config.yaml").read_text())
-    del config["position"]
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(yaml.safe_dump(before(config)))
     for folder in (run / "checkpoints").iterdir():
         state, manifest = (json.loads((folder / name).read_text()) for name in ("state.json", "manifest.json"))
-        del state["options"]["position"]
+        state["options"] = before(state["options"])
         content = checkpoint._json(state)
         manifest["files"]["state.json"] = checkpoint._entry(content)
         (folder / "state.json").write_bytes(content)
         (folder / "manifest.json").write_bytes(checkpoint._json(manifest))
+
+
+def test_norm_memory_goes_on_working(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def chosen(*arguments: str) -> str:
+        norm: str = printed_config(capsys, *arguments)["memory_norm"]
+        return norm
+
+    file = tmp_path / "options.yaml"
+    file.write_text("norm_memory: false\ndim: 32\n")
+    assert [chosen("--norm-memory"), chosen("--no-norm-memory"), chosen("--no-norm_memory")] == [
+        "plain",
+        "none",
+        "none",
+    ]
+    assert printed_config(capsys, f"--config={file}")["dim"] == 32
+    assert chosen(f"--config={file}") == "none"
+    assert chosen(f"--config={file}", "--norm-memory") == "plain"
+    assert chosen("--no-norm-memory", "--memory-norm=layer") == "layer"
+    assert chosen("--memory-norm=layer", "--no-norm-memory") == "none"
+    assert chosen(f"--config={file}", "--memory-norm=layer") == "layer"
+    assert chosen("--preset=algorithmic-3") == "layer"
+    assert chosen("--preset=algorithmic-3", f"--config={file}") == "none"
+
+
+def test_a_wrong_norm_memory_is_one_line(refuses: Callable[..., None], tmp_path: Path, text: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("norm_memory: often\n")
+    refuses("options.yaml: --norm-memory is 'often'; it must be", "train", text, "--out=new", f"--config={file}")
+
+
+def test_a_layer_to_store_is_a_number_or_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [printed_config(capsys, f"--stored={stored}")["stored"] for stored in ("mix", "top", "2")] == [
+        "mix",
+        "top",
+        2,
+    ]
+
+
+def test_more_memory_than_a_learned_position_knows_is_one_line(
+    refuses: Callable[..., None], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    train(text, "--out", out, "--position=learned", "--adaptive-span", "--carry=state", "--stored=1", "--max-updates=1")
+    assert metrics(out, "train", "mean_span") == [pytest.approx(0, abs=0.2)]
+    text.write_bytes(text.read_bytes()[:1000])
+    assert cli.main(["eval", str(out), str(text), "--mem-len=8"]) == 0
+    capsys.readouterr()
+    refuses("--mem-len is 17; the model was trained with --position learned", "eval", out, text, "--mem-len=17")
 
 
 def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(

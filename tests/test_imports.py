@@ -86,7 +86,9 @@ ORDER: dict[str, list[str]] = {
         "streams",
     ],
     "training": [
+        "schema",
         "options",
+        "earlier",
         "processes",
         "interrupt",
         "models",
@@ -97,7 +99,7 @@ ORDER: dict[str, list[str]] = {
         "loop",
         "commands",
     ],
-    "training/models": ["architectures", "initialisation"],
+    "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "trainer"],
     "training/evaluation": ["bits_per_byte", "xz", "validation"],
     "training/reporting": ["meter", "progress", "plots", "trackers"],

@@ -17,22 +17,22 @@ from typing import Any, get_type_hints
 import torch
 
 from .errors import InputError, MissingExtraError
+from .training.earlier import completed, is_complete, memory_norm_of, renamed
 from .training.options import (
-    EARLIER,
     EvalOptions,
     GenerateOptions,
-    Options,
     PlotOptions,
     TokenizerOptions,
     TrainOptions,
-    default_of,
-    flag,
-    is_complete,
-    is_required,
     preset_file,
 )
+from .training.schema import Options, default_of, flag, is_required
 
 PROGRAM = "feedback-transformer"
+_OLD_FLAGS = {  # of older versions, in the words of today
+    "--norm-memory": f"--memory-norm={memory_norm_of(True)}",
+    "--no-norm-memory": f"--memory-norm={memory_norm_of(False)}",
+}
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130  # exit code: 128 + SIGINT
 
@@ -184,7 +184,7 @@ def _settings_first(arguments: list[str]) -> list[str]:
     early.add_argument("--config", action="append", default=[])
     early.add_argument("--resume", action="store_true")
     early.add_argument("--out")
-    settings, rest = early.parse_known_args(arguments[1:])
+    settings, rest = early.parse_known_args([_OLD_FLAGS.get(argument, argument) for argument in arguments[1:]])
     own = None
     if settings.out is not None:
         rest.append(f"--out={settings.out}")
@@ -202,10 +202,22 @@ def _settings_first(arguments: list[str]) -> list[str]:
     preset = next(filter(None, presets), None)
     named = [f"--config={preset_file(preset)}", "--preset", preset] if preset else []
     for config, values in zip(settings.config, contents, strict=True):
-        named.append(f"--config={config}")
-        if config == own or is_complete(values):
-            named += [f"{flag(name)}={value}" for name, value in EARLIER.items() if name not in values]
+        named.append(f"--config={_in_words_of_today(config, values, is_whole=config == own or is_complete(values))}")
     return ["train", *named, *rest]
+
+
+def _in_words_of_today(config: str, values: dict[str, Any], *, is_whole: bool) -> str:
+    """A configuration file, or what it should say instead if an older version wrote it; jsonargparse takes both."""
+    try:
+        today = completed(values) if is_whole else renamed(values)
+    except InputError as error:
+        raise InputError(f"{config}: {error}") from error
+    if today == values:
+        return config
+    import yaml
+
+    text: str = yaml.safe_dump(today, sort_keys=False)
+    return text
 
 
 def _check_run(path: str) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
-from .memory import Memory
-from .model import FeedbackDecoder, FeedbackTransformer, check_tokens
+from .memory import AnyMemory
+from .model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
 from .recurrence import Incremental, WalkRequest, computes_like, is_called_plainly
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
@@ -69,13 +69,26 @@ class Reader:
     The state is the memory up to the last whole segment, and the fewer than S tokens after it. The logits are those
     of `model` over the whole text when a further token follows in the same segment, as it does in training. While it
     reads, the model must stay as it is.
+
+    Args:
+        memory: what precedes the text, as a call of the model returned it.
+        context: (B, N, C), what every token also attends to; for models with a `context_dim`, and only for them.
+        context_mask: (B, N) bool, True at what is seen of the context; None: all of it.
     """
 
-    def __init__(self, model: Model, memory: Memory | HiddenMemory | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        memory: AnyMemory | HiddenMemory | None = None,
+        *,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> None:
         self.model = model
         self.pending: Tensor | None = None
         self._memory: Any = memory
         self._walk: Incremental | None = None
+        self._context = {} if context is None and context_mask is None else _context_of(model, context, context_mask)
 
     @property
     def memory(self) -> Any:
@@ -87,7 +100,7 @@ class Reader:
         """Reads tokens (B, n >= 1); returns the logits (B, V) after the last.
 
         Raises:
-            InputError: a token is out of range, or the memory does not fit.
+            InputError: a token is out of range, or the memory or the context does not fit.
         """
         if self.pending is not None:
             tokens = torch.cat([self.pending, tokens], dim=1)
@@ -103,7 +116,7 @@ class Reader:
             check_tokens(tokens, self.model.token_emb.num_embeddings)
             x = self.model.token_emb(tokens)
             if self._walk is None:
-                self._walk = _walk(self.model, x, self._memory)
+                self._walk = _walk(self.model, x, self._memory, **self._context)
             if self._walk is not None:
                 state = _step(self._walk, x, self.model.config.seq_len)
                 return self.model.to_logits(self.model.decoder.norm(state))
@@ -114,9 +127,10 @@ class Reader:
         seq_len, logits = self.model.config.seq_len, None
         for part in tokens[:, :whole].split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1):
             if part.shape[1]:
-                logits, self._memory = self.model(part, self._memory, return_memory=True)
+                logits, self._memory = self.model(part, self._memory, return_memory=True, **self._context)
         if whole < tokens.shape[1]:
-            logits = self.model(_with_neighbour(tokens[:, whole:]), self._memory)[:, : tokens.shape[1] - whole]
+            rest = _with_neighbour(tokens[:, whole:])
+            logits = self.model(rest, self._memory, **self._context)[:, : tokens.shape[1] - whole]
         assert logits is not None
         return logits[:, -1]
 
@@ -128,10 +142,24 @@ def _is_plain(model: FeedbackTransformer) -> bool:
     return computes_like(model.decoder, FeedbackDecoder) and all(map(is_called_plainly, (model, model.decoder)))
 
 
-def _walk(model: FeedbackTransformer, x: Tensor, memory: Any) -> Incremental | None:
+def _context_of(model: Model, context: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+    """What a call of the model takes as context."""
+    if not isinstance(model, FeedbackTransformer):
+        raise InputError(f"context is given, but a {type(model).__name__} has none; leave it out")
+    return {"context": context, "context_mask": mask}
+
+
+def _walk(
+    model: FeedbackTransformer,
+    x: Tensor,
+    memory: Any,
+    context: Tensor | None = None,
+    context_mask: Tensor | None = None,
+) -> Incremental | None:
     """A walk that goes on behind a memory, for embeddings like x (B, T, D); None where it does not apply."""
+    check_context(x, context, context_mask, model.config)
     stack, past = model.decoder.stack, model.decoder.start(memory, x)
-    request = WalkRequest(x, *model.decoder.keys_values(past))
+    request = WalkRequest(x, *model.decoder.keys_values(past), context=context, context_mask=context_mask)
     return Incremental(stack, request, past) if Incremental.applies(stack, request, past) else None
 
 
@@ -157,7 +185,9 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-    memory: Memory | HiddenMemory | None = None,
+    memory: AnyMemory | HiddenMemory | None = None,
+    context: Tensor | None = None,
+    context_mask: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Continues a prompt, token by token.
 
@@ -166,7 +196,7 @@ def generate(
         max_new_tokens: how many tokens to draw.
         temperature, top_k, top_p: see `Sampling`.
         generator: the source of randomness.
-        memory: what precedes the prompt, as a call of the model returned it.
+        memory, context, context_mask: see `Reader`; the memory precedes the prompt.
 
     Yields:
         tokens (B,).
@@ -177,7 +207,8 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
-    return _continue(Reader(model, memory), prompt, max_new_tokens, sampling, generator)
+    reader = Reader(model, memory, context=context, context_mask=context_mask)
+    return _continue(reader, prompt, max_new_tokens, sampling, generator)
 
 
 def _continue(

@@ -143,13 +143,17 @@ class FeedbackDecoder(nn.Module):
             InputError: it does not fit.
         """
         past = as_memory(memory, x, self.config)
-        missing = self.config.mem_len - past.tensors[0].shape[1]
+        count = past.tensors[0].shape[1]
+        missing = self.config.mem_len - count
         if self.config.memory_start == "empty" or (not missing and past.lengths is None):
             return past
         filled = []
         for tensor, blank in zip(past.tensors, self._blank(past), strict=True):
-            filler = blank.to(tensor.dtype).expand(tensor.shape[0], missing, tensor.shape[2])
-            filled.append(torch.cat([filler, tensor], dim=1))
+            filler = blank.to(tensor.dtype)
+            if past.lengths is not None:
+                seen = torch.arange(count, 0, -1, device=tensor.device) <= past.lengths[:, None]
+                tensor = torch.where(seen[..., None], tensor, filler)
+            filled.append(torch.cat([filler.expand(tensor.shape[0], missing, tensor.shape[2]), tensor], dim=1))
         return memory_of(filled)
 
     def _blank(self, like: AnyMemory) -> Sequence[Tensor]:
@@ -158,8 +162,10 @@ class FeedbackDecoder(nn.Module):
         return [zero] if isinstance(like, StateMemory) else self.stack.project(zero)
 
     def keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
-        """The keys and values (B, n, K*G*E) of a memory."""
-        return self.stack.project(past.states) if isinstance(past, StateMemory) else (past.keys, past.values)
+        """The keys and values (B, n, K*G*E) of a memory; of states, only of those that some head sees."""
+        if not isinstance(past, StateMemory):
+            return past.keys, past.values
+        return self.stack.project(past.states[:, -self.stack.reach() :])
 
     def _left(self, past: AnyMemory, walked: Walked, alignment: Alignment | None) -> AnyMemory:
         """The memory that is left after a walk."""

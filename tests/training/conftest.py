@@ -1,15 +1,23 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from variants import VARIANTS
 
 from feedback_transformer_pytorch.data import Streams, stages
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.updates.trainer import Trainer
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(options: TrainOptions, request: pytest.FixtureRequest) -> TrainOptions:
+    """A run of each variant."""
+    return dataclasses.replace(options, **VARIANTS[request.param])
 
 
 @pytest.fixture

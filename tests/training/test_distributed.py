@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from variants import VARIANTS
 
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
@@ -63,12 +64,34 @@ def figures(options: TrainOptions) -> list[float]:
     return [record.get("loss", record.get("bits_per_byte")) for record in records if record["kind"] != "xz"]
 
 
+def spans(options: TrainOptions) -> list[float]:
+    """The mean spans of heads; none for a model without."""
+    lines = (Path(options.out) / "metrics.jsonl").read_text().splitlines()
+    return [record["mean_span"] for record in map(json.loads, lines) if "mean_span" in record]
+
+
 def halfway(options: TrainOptions, name: str) -> TrainOptions:
     """A copy of a run as it was after half of its updates."""
     copy = dataclasses.replace(options, out=str(Path(options.out).parent / name))
     shutil.copytree(options.out, copy.out)
     Checkpoints(Path(copy.out) / "checkpoints").keep({options.max_updates // 2})
     return copy
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["paper", "post-norm"])
+@pytest.mark.filterwarnings("ignore:the fused recurrence falls back")  # zeros with documents
+def test_two_processes_train_a_variant_as_one(options: TrainOptions, strategy: str, name: str) -> None:
+    options = dataclasses.replace(options, **VARIANTS[name], span_loss=1e-2, max_updates=4, eval_every=2)
+    train(options)
+    two = dataclasses.replace(options, out=options.out + "-two", strategy=strategy)
+    train_in_two(two)
+    assert figures(two) == pytest.approx(figures(options), rel=1e-4)
+    assert spans(two) == pytest.approx(spans(options), rel=1e-4)
+
+    one_from_two = halfway(two, "one-from-two")
+    train(one_from_two)
+    assert figures(one_from_two) == pytest.approx(figures(options), rel=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -1,9 +1,14 @@
 import dataclasses
+from collections.abc import Callable
 
 import pytest
+import torch
 import yaml
 
+from feedback_transformer_pytorch.config import FeedbackConfig
 from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.training.earlier import EARLIER, completed, is_complete, renamed
+from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import (
     GenerateOptions,
     TokenizerOptions,
@@ -11,6 +16,7 @@ from feedback_transformer_pytorch.training.options import (
     preset_file,
     preset_names,
 )
+from feedback_transformer_pytorch.training.updates.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,16 @@ from feedback_transformer_pytorch.training.options import (
         ("keep", 0, "--keep is 0; it must be at least 1"),
         ("curriculum_updates", 5, "--curriculum-updates is 5 without --first-block-len; give both"),
         ("compile", True, "--compile is given with --model feedback"),
+        ("position", "legacy", "--position is 'legacy'; it must be 'relative' or 't5' or 'learned'"),
+        ("carry", "normed_state", "--carry is 'normed_state'; it must be 'keys' or 'state'"),
+        ("memory_norm", True, "--memory-norm is True; it must be 'none' or 'plain' or 'layer'"),
+        ("stored", "bottom", "--stored is 'bottom'; it must be 'mix' or 'top' or a whole number"),
+        ("stored", True, "--stored is True; it must be 'mix' or 'top' or a whole number"),
+        ("stored", 5, "--stored is 5; it must be mix, top, or a layer from 0 to --depth 4"),
+        ("stored", -1, "--stored is -1; it must be mix, top, or a layer from 0 to --depth 4"),
+        ("feedforward_dim", 0, "--feedforward-dim is 0; it must be at least 1"),
+        ("span_init", 1.5, "--span-init is 1.5; it must be at least 0 and at most 1"),
+        ("span_loss", -1.0, "--span-loss is -1.0; it must be at least 0"),
         ("seq_len", 3, "--block-len is 128; it must be a multiple of --seq-len 3"),
     ],
 )
@@ -79,8 +95,66 @@ def test_every_option_has_a_line_of_help() -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_presets_are_valid(name: str) -> None:
-    TrainOptions.from_dict({"out": "run", **yaml.safe_load(preset_file(name).read_bytes())})
+def test_presets_build_a_model(name: str) -> None:
+    with torch.device("meta"):
+        build_model(preset(name), 256)
+
+
+def preset(name: str) -> TrainOptions:
+    return TrainOptions.from_dict({"out": "run", **yaml.safe_load(preset_file(name).read_bytes())})
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name != "enwik8"])
+def test_presets_take_an_update(
+    options: TrainOptions, trainer_of: Callable[[TrainOptions], Trainer], name: str
+) -> None:
+    text = dataclasses.replace(preset(name), files=options.files, batch_size=2, accumulate=1)
+    step = trainer_of(text).step()
+    assert not step.skipped
+    assert 4 < step.loss < 8
+
+
+def test_the_large_preset_is_the_papers_model() -> None:
+    options = preset("enwik8")
+    with torch.device("meta"):
+        model = build_model(options, 205)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(77e6, rel=0.01)
+    assert model.config.adaptive_span
+
+
+def test_layer_norms_of_the_memory_need_norms_before() -> None:
+    with pytest.raises(InputError, match="memory_norm='layer' goes with norm='pre'"):
+        build_model(TrainOptions(out="run", norm="post", memory_norm="layer"), 256)
+
+
+def test_options_of_today_keep_their_names() -> None:
+    values = {"dim": 3, "memory_norm": "layer"}
+    assert renamed(values) == values
+
+
+@pytest.mark.parametrize(("flag", "memory_norm"), [(True, "plain"), (False, "none")])
+def test_norm_memory_is_memory_norm_now(flag: bool, memory_norm: str) -> None:
+    assert renamed({"dim": 3, "norm_memory": flag}) == {"dim": 3, "memory_norm": memory_norm}
+    assert renamed({"norm_memory": flag, "memory_norm": memory_norm}) == {"memory_norm": memory_norm}
+    with pytest.raises(InputError, match=f"--norm-memory is {flag} and --memory-norm 'layer'; .*: give one of the two"):
+        renamed({"norm_memory": flag, "memory_norm": "layer"})
+
+
+def test_a_wrong_norm_memory_is_named() -> None:
+    with pytest.raises(InputError, match="--norm-memory is 'yes'; it must be true or false"):
+        renamed({"norm_memory": "yes"})
+
+
+def test_what_did_not_exist_was_the_default_of_the_configuration() -> None:
+    values = TrainOptions(out="run").to_dict()
+    old = {name: value for name, value in values.items() if name not in EARLIER} | {"norm_memory": True}
+    assert is_complete(old)
+    assert not is_complete({name: value for name, value in old.items() if name != "lr"})
+    today = TrainOptions.from_dict(completed(old))
+    assert (today.position, today.memory_norm) == ("t5", "plain")
+    config = build_model(today, 7).config
+    given = {name: values[name] for name in ("dim", "depth", "heads", "dim_head", "seq_len", "mem_len")}
+    assert config == FeedbackConfig(num_tokens=7, norm_memory=True, attn_dropout=0.1, ff_dropout=0.1, **given)
 
 
 def test_an_unknown_preset_is_refused() -> None:

@@ -250,10 +250,11 @@ class _Loop:
         return update not in self.processes.main_rank_first(self.run.validated)
 
     def _report(self) -> None:
-        interval, layer_weights = self.meter.take(), self.trainer.layer_weights()
+        interval = self.meter.take()
+        learned = {**self.trainer.layer_weights(), **self.trainer.mean_span()}
         if interval is None:
             return
-        record = {**interval.to_dict(), **layer_weights}
+        record = {**interval.to_dict(), **learned}
         self.processes.main_rank_first(lambda: self.run.log({"kind": "train", **record}))
         self.trackers.log("train", record)
         self.progress.interval(interval)

@@ -1,34 +1,28 @@
-"""The options of the commands: one flat, validated dataclass per command.
-
-The name of a field, with hyphens, is the option's name on the command line; `OptionInfo` holds the rest.
-"""
+"""The options of the commands."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
+from ..config import Initialisation, KeyValues, MemoryNorm, MemoryStart, NormPlacement, Stored
 from ..data import stages
 from ..errors import InputError
 from ..model import Implementation
+from .schema import OptionInfo, Options, flag
 
 Model = Literal["feedback", "parallel", "transformer-xl"]
-Position = Literal["relative", "t5"]
+Position = Literal["relative", "t5", "learned"]
+Feedforward = Literal["geglu", "relu"]
+Carry = Literal["keys", "state"]
 Precision = Literal["fp32", "bf16"]
 Strategy = Literal["ddp", "fsdp"]
 Decay = Literal["cosine", "none"]
 Axis = Literal["update", "tokens", "seconds"]
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
-
-# Values for runs and complete configurations that were written before these options existed.
-EARLIER: Mapping[str, Any] = {"position": "t5"}
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -47,86 +41,6 @@ def preset_file(name: str) -> Path:
     if name not in preset_names():
         raise InputError(f"--preset is {name!r}; it must be {' or '.join(preset_names())}")
     return PRESETS / f"{name}.yaml"
-
-
-@dataclass(frozen=True)
-class OptionInfo:
-    """What the command line needs to know about an option besides its name, type and default.
-
-    Attributes:
-        help: its line in `--help`.
-        positional: it is given by position, not by name.
-        at_least, above, below, at_most: limits of its value.
-    """
-
-    help: str
-    positional: bool = False
-    at_least: float = -math.inf
-    above: float = -math.inf
-    below: float = math.inf
-    at_most: float = math.inf
-
-    def allows(self, value: float) -> bool:
-        """Whether the value lies in the range; a range excludes infinities and NaN."""
-        bounds = self._bounds()
-        return not bounds or (math.isfinite(value) and all(test(value, bound) for test, bound in bounds.values()))
-
-    def range(self) -> str:
-        """The range in words."""
-        return " and ".join(f"{words} {bound:g}" for words, (_, bound) in self._bounds().items())
-
-    def _bounds(self) -> dict[str, tuple[Any, float]]:
-        bounds = {
-            "at least": (operator.ge, self.at_least),
-            "above": (operator.gt, self.above),
-            "below": (operator.lt, self.below),
-            "at most": (operator.le, self.at_most),
-        }
-        return {words: (test, bound) for words, (test, bound) in bounds.items() if math.isfinite(bound)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Checks every field against its type and its range.
-
-    Raises:
-        InputError: names the option, the value and what is allowed.
-    """
-
-    def __post_init__(self) -> None:
-        hints, infos = get_type_hints(type(self)), self.infos()
-        for name, hint in hints.items():
-            value = getattr(self, name)
-            if not _fits(value, hint):
-                raise InputError(f"{flag(name)} is {value!r}; it must be {_describe(hint)}")
-            if value is not None and not infos[name].allows(value):
-                raise InputError(f"{flag(name)} is {value!r}; it must be {infos[name].range()}")
-
-    @classmethod
-    def infos(cls) -> dict[str, OptionInfo]:
-        """The `OptionInfo` of each option, by name."""
-        hints = get_type_hints(cls, include_extras=True)
-        return {name: hint.__metadata__[0] for name, hint in hints.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The options with these values.
-
-        Raises:
-            InputError: a name is unknown, a required one is missing, or a value is not allowed.
-        """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = [name for name in values if name not in fields]
-        if unknown:
-            raise InputError(f"{unknown[0]!r} is not an option; the options are {', '.join(fields)}")
-        missing = [name for name, field in fields.items() if is_required(field) and name not in values]
-        if missing:
-            raise InputError(f"{flag(missing[0])} is missing; give it")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All options, as plain values that JSON and YAML can hold."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +81,52 @@ class TrainOptions(Options):
     ] = 1
     mem_len: Annotated[int, OptionInfo("memory slots M: how many tokens back attention reaches", at_least=1)] = 256
     position: Annotated[
-        Position, OptionInfo("how distance enters attention: a vector that the query multiplies, or a bias")
+        Position,
+        OptionInfo(
+            "how distance enters attention: a vector of its bucket that the query multiplies (relative), a vector of "
+            "its own (learned, the paper's), or a bias (t5)"
+        ),
     ] = "relative"
-    norm_memory: Annotated[bool, OptionInfo("normalise what the memory stores; version 0.0.11 does not")] = True
+    kv: Annotated[KeyValues, OptionInfo("keys and values: one projection for all layers, or one for each")] = "shared"
+    norm: Annotated[NormPlacement, OptionInfo("LayerNorm before each sub-layer, or after its residual")] = "pre"
+    memory_norm: Annotated[
+        MemoryNorm,
+        OptionInfo(
+            "what the memory passes through before keys and values are made: nothing, as in version 0.0.11, a "
+            "LayerNorm without parameters (plain), or the norm of the layer that reads it (the paper's)"
+        ),
+    ] = "plain"
+    feedforward: Annotated[Feedforward, OptionInfo("the feed-forward's activation; the paper's is relu")] = "geglu"
+    feedforward_dim: Annotated[
+        int | None, OptionInfo("width of the feed-forward's hidden layer; null: 4 times --dim", at_least=1)
+    ] = None
+    output_bias: Annotated[bool, OptionInfo("attention's output projection has a bias")] = True
+    stored: Annotated[
+        Stored | int,
+        OptionInfo("what the memory stores: a mix of all layers, the top layer, or one from 0 (embedding) to --depth"),
+    ] = "mix"
+    carry: Annotated[
+        Carry,
+        OptionInfo("what goes from update to update: keys and values, or the states that new weights make them from"),
+    ] = "keys"
+    memory_start: Annotated[MemoryStart, OptionInfo("the memory starts empty, or with zero states (the paper's)")] = (
+        "empty"
+    )
+    adaptive_span: Annotated[bool, OptionInfo("each head learns how far back it attends, up to --mem-len")] = False
+    span_ramp: Annotated[int, OptionInfo("distances over which an adaptive span fades out", at_least=1)] = 32
+    span_init: Annotated[
+        float, OptionInfo("adaptive spans at first, as a part of --mem-len", at_least=0, at_most=1)
+    ] = 0.0
+    span_trim: Annotated[
+        int, OptionInfo("slots beyond all adaptive spans are left out in steps of this many", at_least=1)
+    ] = 64
+    span_loss: Annotated[
+        float,
+        OptionInfo("the loss grows by this for each token of the layers' mean adaptive spans, summed", at_least=0),
+    ] = 2e-6
+    initialisation: Annotated[
+        Initialisation, OptionInfo("PyTorch's, or the last matrix of each sub-layer divided by sqrt(2 * depth)")
+    ] = "torch"
     dropout: Annotated[float, OptionInfo("dropout probability in attention and feed-forwards", at_least=0, below=1)] = (
         0.1
     )
@@ -237,6 +194,10 @@ class TrainOptions(Options):
             raise InputError(f"--accumulate is {self.accumulate}; it must divide --batch-size {self.batch_size}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise InputError(f"--kv-heads is {self.kv_heads}; it must divide --heads {self.heads}")
+        if isinstance(self.stored, int) and not 0 <= self.stored <= self.depth:
+            raise InputError(
+                f"--stored is {self.stored}; it must be mix, top, or a layer from 0 to --depth {self.depth}"
+            )
         unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
         if unknown:
             raise InputError(f"--trackers has {unknown[0]!r}; it must be one of {', '.join(TRACKERS)}")
@@ -298,52 +259,3 @@ class GenerateOptions(Options):
         super().__post_init__()
         if not self.prompt:
             raise InputError("--prompt is empty; give at least one character to continue")
-
-
-def is_complete(values: Mapping[str, Any]) -> bool:
-    """Whether `values` has all options of a run; those of `EARLIER`, which older versions lacked, may be missing."""
-    others = {field.name for field in dataclasses.fields(TrainOptions)} - {"out", "resume", *EARLIER}
-    return values.keys() >= others
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field."""
-    return "--" + name.replace("_", "-")
-
-
-def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field that has one."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def is_required(field: dataclasses.Field[Any]) -> bool:
-    """Whether the field has no default."""
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if isinstance(hint, UnionType):
-        return " or ".join(map(_describe, get_args(hint)))
-    words = {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        list[str]: "a list of texts",
-        NoneType: "null",
-    }
-    return words[hint]
-
-
-def _fits(value: object, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if isinstance(hint, UnionType):
-        return any(_fits(value, choice) for choice in get_args(hint))
-    if hint == list[str]:
-        return isinstance(value, list) and all(type(item) is str for item in value)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint

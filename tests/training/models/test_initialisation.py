@@ -1,7 +1,9 @@
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
+from variants import VARIANTS
 
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.models.architectures import build_model
@@ -99,3 +101,42 @@ def test_a_source_that_does_not_fit_is_refused_and_changes_nothing(
         start_from(model, source)
     assert message in str(raised.value)
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kv": "per_layer", "memory_norm": "layer"},
+        {"kv": "shared", "memory_norm": "layer"},
+        {"kv": "per_layer", "memory_norm": "plain", "adaptive_span": True, "span_init": 0.5},
+    ],
+)
+def test_a_variant_takes_what_a_baseline_has(options: TrainOptions, changes: dict[str, Any]) -> None:
+    """One norm and one projection of all layers are those of the first layer; spans stay."""
+    model = build_model(dataclasses.replace(options, **changes), NUM_TOKENS)
+    source = build_model(dataclasses.replace(options, model="transformer-xl"), NUM_TOKENS)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.normal_()
+    start_from(model, source)
+    stack = model.decoder.stack
+    for number, (block, layer) in enumerate(zip(stack.layers, source.layers, strict=True)):
+        attention = block.attention
+        pairs = [(attention.to_q, layer.to_q)]
+        for own, shared, given in (
+            (attention.to_kv, stack.to_kv, layer.to_kv),
+            (attention.norm, stack.norm, layer.norm),
+        ):
+            if own is not None or number == 0:
+                pairs.append((own if own is not None else shared, given))
+        for module, counterpart in pairs:
+            torch.testing.assert_close(module.state_dict(), counterpart.state_dict(), rtol=0, atol=0)
+        if changes.get("adaptive_span"):
+            assert attention.span.ratio.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_starts_from_its_own_kind(options: TrainOptions, name: str) -> None:
+    model, source = (build_model(dataclasses.replace(options, **VARIANTS[name]), NUM_TOKENS) for _ in range(2))
+    start_from(model, source)
+    torch.testing.assert_close(logits(model), logits(source))

@@ -6,9 +6,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save
+from variants import VARIANTS
 
 from feedback_transformer_pytorch.data import ByteTokenizer, train_bpe
 from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.training.earlier import EARLIER
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run, find
@@ -214,3 +216,65 @@ def test_a_run_from_before_positions_goes_on_with_a_bias(run: Run) -> None:
     assert values.pop("position") == "relative"
     config.write_text(yaml.safe_dump(values))
     assert Run.open(run.path).options.position == "t5"
+
+
+@pytest.mark.parametrize(("flag", "memory_norm"), [(True, "plain"), (False, "none")])
+def test_a_run_from_before_the_variants_is_what_it_was(run: Run, flag: bool, memory_norm: str) -> None:
+    config = run.path / "config.yaml"
+    values = {name: value for name, value in yaml.safe_load(config.read_text()).items() if name not in EARLIER}
+    config.write_text(yaml.safe_dump({**values, "norm_memory": flag}))
+    options = Run.open(run.path).options
+    assert {name: getattr(options, name) for name in EARLIER} == {**EARLIER, "memory_norm": memory_norm}
+
+
+def test_a_wrong_value_by_an_older_name_is_named(run: Run) -> None:
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text() + "norm_memory: 3\n")
+    with pytest.raises(InputError, match="config.yaml: --norm-memory is 3; it must be true or false"):
+        Run.open(run.path)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_saved_and_loaded(options: TrainOptions, tmp_path: Path, name: str) -> None:
+    options = dataclasses.replace(options, **VARIANTS[name], out=str(tmp_path / "variant"))
+    model = build_model(options, 256).eval()
+    run = Run.create(options, ByteTokenizer())
+    run.save_weights(model.state_dict())
+    loaded = Run.open(run.path).load_model(256)
+    assert loaded.config == model.config
+    x = torch.arange(20)[None]
+    assert torch.equal(loaded(x), model(x))
+
+
+LEARNED = {"position": "learned", "adaptive_span": True, "span_init": 0.5, "span_ramp": 2, "memory_norm": "layer"}
+
+
+def test_fewer_slots_are_the_newest_of_a_learned_position_and_keep_spans_in_tokens(
+    options: TrainOptions, tmp_path: Path
+) -> None:
+    """Spans of 8 tokens, and a ramp of 2, reach no further than 10 tokens: so 12 slots are as good as 16."""
+    options = dataclasses.replace(options, **LEARNED, out=str(tmp_path / "variant"))
+    model = build_model(options, 256).eval()
+    run = Run.create(options, ByteTokenizer())
+    run.save_weights(model.state_dict())
+    x = torch.arange(40)[None]
+    torch.testing.assert_close(run.load_model(256, 12)(x), model(x))
+    assert run.load_model(256, 4).decoder.stack.reach() == 4
+    assert not torch.allclose(run.load_model(256, 4)(x), model(x))
+
+
+def test_more_slots_than_a_learned_position_knows_are_refused(options: TrainOptions, tmp_path: Path) -> None:
+    options = dataclasses.replace(options, **LEARNED, out=str(tmp_path / "variant"))
+    run = Run.create(options, ByteTokenizer())
+    run.save_weights(build_model(options, 256).state_dict())
+    with pytest.raises(InputError, match="--mem-len is 17; the model was trained with .* 16: give at most 16"):
+        run.load_model(256, 17)
+
+
+def test_more_slots_leave_adaptive_spans_as_long_as_they_were(options: TrainOptions, tmp_path: Path) -> None:
+    options = dataclasses.replace(options, **{**LEARNED, "position": "t5"}, out=str(tmp_path / "variant"))
+    model = build_model(options, 256).eval()
+    run = Run.create(options, ByteTokenizer())
+    run.save_weights(model.state_dict())
+    x = torch.arange(60)[None]
+    torch.testing.assert_close(run.load_model(256, 32)(x), model(x))

@@ -1,7 +1,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from feedback_transformer_pytorch import Memory
 from feedback_transformer_pytorch.data import Streams
+from feedback_transformer_pytorch.memory import StateMemory
 from feedback_transformer_pytorch.recurrence.native.library import kernel_key, library
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
+from feedback_transformer_pytorch.training.updates.memories import without_slots
 from feedback_transformer_pytorch.training.updates.trainer import Step, Trainer
 
 TrainerOf = Callable[[TrainOptions], Trainer]
@@ -76,13 +78,31 @@ def test_groups_of_streams_learn_what_all_of_them_do(
     assert len(grouped.memories) == 2
 
 
+@pytest.mark.filterwarnings("ignore:the fused recurrence falls back")  # zeros with documents
+def test_groups_of_streams_learn_what_all_of_them_do_in_every_variant(
+    variant: TrainOptions, trainer_of: TrainerOf
+) -> None:
+    options = dataclasses.replace(variant, dropout=0.0, reset_documents=True, span_loss=1e-2)
+    whole, grouped = (trainer_of(dataclasses.replace(options, accumulate=count)) for count in (1, 2))
+    for expected, found in zip(steps(whole, 6), steps(grouped, 6), strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=1e-4)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3)
+
+
 @pytest.mark.parametrize("model", ["feedback", "parallel", "transformer-xl"])
 def test_a_trainer_goes_on_bit_for_bit_where_another_was(
     options: TrainOptions, trainer_of: TrainerOf, model: Model
 ) -> None:
-    options = dataclasses.replace(
-        options, model=model, accumulate=2, reset_documents=True, first_block_len=8, curriculum_updates=3
-    )
+    goes_on_bit_for_bit(dataclasses.replace(options, model=model), trainer_of)
+
+
+@pytest.mark.filterwarnings("ignore:the fused recurrence falls back")  # zeros with documents
+def test_a_trainer_goes_on_bit_for_bit_in_every_variant(variant: TrainOptions, trainer_of: TrainerOf) -> None:
+    goes_on_bit_for_bit(variant, trainer_of)
+
+
+def goes_on_bit_for_bit(options: TrainOptions, trainer_of: TrainerOf) -> None:
+    options = dataclasses.replace(options, accumulate=2, reset_documents=True, first_block_len=8, curriculum_updates=3)
     first, second = trainer_of(options), trainer_of(options)
     steps(first, 4)
     kept = copy.deepcopy((first.weights(), first.optimizer_state(), {first.rows: first.streams_state()}))
@@ -185,3 +205,63 @@ def test_it_says_what_walks_time(
             pytest.skip("no compiled kernel")
         walk = f"the compiled kernel {kernel_key()}"
     assert trainer_of(dataclasses.replace(options, **changes)).walk() == walk
+
+
+SPANS = {"adaptive_span": True, "span_init": 0.25, "span_ramp": 3}
+
+
+def ratios(trainer: Trainer) -> list[nn.Parameter]:
+    return [parameter for name, parameter in trainer.model.named_parameters() if name.endswith("span.ratio")]
+
+
+def test_the_loss_of_spans_changes_the_gradient_and_not_what_is_reported(
+    options: TrainOptions, trainer_of: TrainerOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradient is span_loss * mem_len / heads for each span."""
+    options = dataclasses.replace(options, **SPANS, dropout=0.0, accumulate=2)
+    grads: list[Tensor] = []
+
+    def note(parameters: Iterable[nn.Parameter], _: float) -> Tensor:
+        grads.append(torch.stack([p.grad.clone() for p in parameters if p.shape == (2,)]))
+        return torch.zeros(())
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", note)
+    losses = [trainer_of(dataclasses.replace(options, span_loss=span_loss)).step().loss for span_loss in (0.0, 3.0)]
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(grads[1] - grads[0], torch.full((2, 2), 3.0 * 16 / 2))
+
+
+def test_spans_stay_between_none_and_all_of_the_memory(options: TrainOptions, trainer_of: TrainerOf) -> None:
+    trainer = trainer_of(dataclasses.replace(options, **SPANS, span_loss=100.0))
+    with torch.no_grad():
+        ratios(trainer)[0].copy_(torch.tensor([0.001, 1.5]))
+    trainer.step()
+    assert ratios(trainer)[0].tolist() == [0.0, 1.0]
+
+
+def test_the_mean_span_is_in_tokens(options: TrainOptions, trainer_of: TrainerOf) -> None:
+    assert trainer_of(dataclasses.replace(options, **SPANS)).mean_span() == {"mean_span": 4.0}
+    assert trainer_of(options).mean_span() == {}
+
+
+@pytest.mark.parametrize("stored", ["top", 0, 2])
+def test_what_the_memory_does_not_mix_has_no_weights(
+    options: TrainOptions, trainer_of: TrainerOf, stored: str | int
+) -> None:
+    """A parameter without a gradient would end training in several processes."""
+    trainer = trainer_of(dataclasses.replace(options, stored=stored))
+    steps(trainer, 2)
+    assert trainer.layer_weights() == {}
+    assert "decoder.stack.layer_weight" in trainer.weights()
+    assert not any("layer_weight" in name for name in trainer.optimizer_state())
+
+
+def test_an_emptied_memory_of_states_starts_as_a_fresh_one(options: TrainOptions, trainer_of: TrainerOf) -> None:
+    options = dataclasses.replace(options, **STAYING, carry="state", memory_start="zeros", memory_norm="layer")
+    trainer, fresh = trainer_of(options), trainer_of(options)
+    trainer.step()
+    fresh.step()
+    spoil = torch.full_like(trainer.memories[0].states, torch.nan)
+    trainer.memories = [without_slots(StateMemory(spoil))]
+    fresh.memories = None
+    assert trainer.step() == fresh.step()

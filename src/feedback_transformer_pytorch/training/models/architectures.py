@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ...baselines import ParallelTransformer, TransformerXL
 from ...config import FeedbackConfig
 from ...model import FeedbackTransformer
@@ -22,20 +24,13 @@ def build_model(options: TrainOptions, num_tokens: int, mem_len: int | None = No
     Raises:
         InputError: a hyper-parameter is out of range.
     """
-    config = FeedbackConfig(
-        num_tokens=num_tokens,
-        dim=options.dim,
-        depth=options.depth,
-        heads=options.heads,
-        dim_head=options.dim_head,
-        kv_heads=options.kv_heads,
-        seq_len=options.seq_len,
-        mem_len=mem_len or options.mem_len,
-        position=options.position,
-        norm_memory=options.norm_memory,
-        attn_dropout=options.dropout,
-        ff_dropout=options.dropout,
-    )
+    chosen = options.to_dict() | {
+        "num_tokens": num_tokens,
+        "mem_len": mem_len or options.mem_len,
+        "attn_dropout": options.dropout,
+        "ff_dropout": options.dropout,
+    }
+    config = FeedbackConfig(**{f.name: chosen[f.name] for f in dataclasses.fields(FeedbackConfig) if f.name in chosen})
     if options.model == "parallel":
         return ParallelTransformer.from_config(config)
     if options.model == "transformer-xl":

@@ -23,8 +23,11 @@ from safetensors.torch import load, save
 from ...data import Tokenizer, load_tokenizer
 from ...errors import InputError, MissingExtraError
 from ...files import PART, append_line, cut_synced, remove_parts, sync, sync_directory, write_whole, writing
+from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
-from ..options import EARLIER, TrainOptions, flag
+from ..models.window import with_mem_len
+from ..options import TrainOptions
+from ..schema import flag
 from .checkpoint import Checkpoints
 
 try:
@@ -99,7 +102,7 @@ class Run:
         if not isinstance(values, dict):
             raise InputError(f"{config} has no options; restore the file that `feedback-transformer train` wrote")
         try:
-            options = TrainOptions.from_dict({**EARLIER, **values, "out": str(path)})
+            options = TrainOptions.from_dict({**completed(values), "out": str(path)})
         except InputError as error:
             raise InputError(f"{config}: {error}") from error
         return cls(path, options)
@@ -137,7 +140,8 @@ class Run:
             mem_len: memory slots M, if they differ from training.
 
         Raises:
-            InputError: the weights are missing or damaged, or do not match the options of this run.
+            InputError: the weights are missing or damaged, or do not match the options of this run, or the model has no
+                position for so many slots.
         """
         if not self.weights.is_file():
             raise InputError(
@@ -145,6 +149,8 @@ class Run:
                 f"resume it with `feedback-transformer train --resume --out {self.path}`"
             )
         state = self._read_weights()
+        if mem_len is not None:
+            state = with_mem_len(state, self.options, mem_len)
         model = build_model(self.options, num_tokens, mem_len)
         check_fit(model.state_dict(), state, self.weights, self.path / "config.yaml")
         model.load_state_dict(state)

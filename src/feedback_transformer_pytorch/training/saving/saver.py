@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ...errors import InputError
-from ..options import EARLIER, TrainOptions, flag
+from ..earlier import completed
+from ..options import TrainOptions
 from ..processes import Processes
 from ..reporting.meter import Meter
+from ..schema import flag
 from ..updates.trainer import Trainer
 from .checkpoint import Checkpoint
 from .run import Run, fixed_options
@@ -146,7 +148,10 @@ def newest(run: Run) -> Checkpoint | None:
     there = checkpoint.state.get("options")
     if not isinstance(there, dict):
         raise _foreign(folder, "it has no options")
-    there = {**EARLIER, **there}
+    try:
+        there = completed(there)
+    except InputError as error:
+        raise _foreign(folder, str(error)) from error
     for name, here in fixed_options(run.options).items():
         if name not in there or here != there[name]:
             raise InputError(

@@ -12,21 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...baselines import HiddenMemory
-from ...memory import Memory
+from ...memory import Memory, StateMemory, memory_of
 
-CarriedMemory = Memory | HiddenMemory
+CarriedMemory = Memory | StateMemory | HiddenMemory
 
 
 def without_slots(memory: CarriedMemory) -> CarriedMemory:
-    """A memory of the same streams without slots."""
+    """A memory of the same streams without slots, which a model takes for a fresh one."""
     if isinstance(memory, Memory):
         return Memory(memory.keys[:, :0], memory.values[:, :0])
+    if isinstance(memory, StateMemory):
+        return StateMemory(memory.states[:, :0])
     return HiddenMemory(memory.states[:, :, :0])
 
 
 def is_finite(memory: CarriedMemory) -> bool:
     """Whether all numbers in the memory are finite."""
-    tensors = [memory.keys, memory.values] if isinstance(memory, Memory) else [memory.states]
+    tensors = [memory.states] if isinstance(memory, HiddenMemory) else memory.tensors
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
@@ -34,9 +36,9 @@ def pack(groups: Sequence[CarriedMemory]) -> dict[str, Tensor]:
     """The memories of groups of streams, one group after another, as tensors on the CPU.
 
     Returns:
-        keys, values (B, n, G*E) and lengths (B,) of a `Memory`, or states (B, L, n, D) and visible (B, n) of a
-        `HiddenMemory`; and slots (B,), the number of slots in the stream's group. The group's slots are the last of the
-        n; padding comes before them.
+        keys, values (B, n, K*G*E) and lengths (B,) of a `Memory`, or states (B, n, D) and lengths (B,) of a
+        `StateMemory`, or states (B, L, n, D) and visible (B, n) of a `HiddenMemory`; and slots (B,), the number of
+        slots in the stream's group. The group's slots are the last of the n; padding comes before them.
     """
     return join([{name: tensor.cpu() for name, tensor in _named(memory).items()} for memory in groups])
 
@@ -61,13 +63,16 @@ def unpack(packed: Mapping[str, Tensor], groups: int, device: torch.device) -> l
 
 
 def _named(memory: CarriedMemory) -> dict[str, Tensor]:
-    if isinstance(memory, Memory):
-        full = torch.full(memory.keys.shape[:1], memory.keys.shape[1])
-        lengths = full if memory.lengths is None else memory.lengths
-        return {"keys": memory.keys, "values": memory.values, "lengths": lengths, "slots": full}
-    batch, _, count, _ = memory.states.shape
-    visible = torch.ones(batch, count, dtype=torch.bool) if memory.visible is None else memory.visible
-    return {"states": memory.states, "visible": visible, "slots": torch.full((batch,), count)}
+    if isinstance(memory, HiddenMemory):
+        batch, _, count, _ = memory.states.shape
+        visible = torch.ones(batch, count, dtype=torch.bool) if memory.visible is None else memory.visible
+        return {"states": memory.states, "visible": visible, "slots": torch.full((batch,), count)}
+    batch, count, _ = memory.tensors[0].shape
+    full = torch.full((batch,), count)
+    seen = {"lengths": full if memory.lengths is None else memory.lengths, "slots": full}
+    if isinstance(memory, StateMemory):
+        return {"states": memory.states, **seen}
+    return {"keys": memory.keys, "values": memory.values, **seen}
 
 
 def _padded(packed: Mapping[str, Tensor], longest: int) -> dict[str, Tensor]:
@@ -82,11 +87,12 @@ def _padded(packed: Mapping[str, Tensor], longest: int) -> dict[str, Tensor]:
 
 def _memory(tensors: Mapping[str, Tensor]) -> CarriedMemory:
     count = int(tensors["slots"].max())
-    if "states" in tensors:
+    if "visible" in tensors:
         states, visible = tensors["states"], tensors["visible"]
         first = states.shape[2] - count
         seen = visible[:, first:]
         return HiddenMemory(states[:, :, first:], None if bool(seen.all()) else seen)
-    lengths, first = tensors["lengths"], tensors["keys"].shape[1] - count
-    seen_all = bool((lengths == count).all())
-    return Memory(tensors["keys"][:, first:], tensors["values"][:, first:], None if seen_all else lengths)
+    stored = [tensors[name] for name in ("keys", "values", "states") if name in tensors]
+    first = stored[0].shape[1] - count
+    lengths = tensors["lengths"]
+    return memory_of([tensor[:, first:] for tensor in stored], None if bool((lengths == count).all()) else lengths)

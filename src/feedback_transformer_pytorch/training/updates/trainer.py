@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from ...data import Streams, TokenBlock
+from ...layers.span import AdaptiveSpan
 from ...model import FeedbackTransformer
 from ...recurrence import describe_walk
 from ..models.architectures import LanguageModel
@@ -41,7 +42,7 @@ class Step:
 
     Attributes:
         update: the number of the update, counted from 1.
-        loss: nats per token before the update, averaged over all processes.
+        loss: nats per token before the update, averaged over all processes, without the loss of adaptive spans.
         grad_norm: norm of the gradient before clipping.
         lr: the learning rate used.
         skipped: the loss or the gradient was not finite, so the weights did not change.
@@ -70,6 +71,7 @@ class Trainer:
 
     def __init__(self, options: TrainOptions, model: LanguageModel, streams: Streams, processes: Processes) -> None:
         self.model = model
+        _freeze_unused(model)
         self._options, self._streams, self._processes = options, streams, processes
         self._wrapped = processes.wrap(model, options.strategy)
         self._optimizer = build_optimizer(model, lr=options.lr, weight_decay=options.weight_decay)
@@ -92,7 +94,7 @@ class Trainer:
             before = None if block.restarts or self.memories is None else self.memories[place]
             with gradients_shared(self._wrapped, now=place == len(groups) - 1):
                 loss, memory = self._read(group, before)
-                (loss / len(groups)).backward()
+                ((loss + self._span_loss()) / len(groups)).backward()
             losses.append(loss.detach())
             memories.append(memory.detach())
         mean = self._processes.mean(torch.stack(losses).mean())
@@ -102,6 +104,7 @@ class Trainer:
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
             self._optimizer.step()
+            self._clamp_spans()
         else:
             memories = [memory if is_finite(memory) else without_slots(memory) for memory in memories]
         self._optimizer.zero_grad()
@@ -126,9 +129,17 @@ class Trainer:
         """
         if not isinstance(self.model, FeedbackTransformer) or self.model.config.stored != "mix":
             return {}
-        weight = self.model.decoder.stack.layer_weight.detach()
-        full = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        return {"layer_weights": full.softmax(0).tolist()}
+        return {"layer_weights": _full(self.model.decoder.stack.layer_weight).softmax(0).tolist()}
+
+    def mean_span(self) -> dict[str, float]:
+        """How many tokens back heads attend, on average, as `mean_span`; {} for a model without adaptive spans.
+
+        All processes must call it together.
+        """
+        spans = self._spans()
+        if not spans:
+            return {}
+        return {"mean_span": torch.stack([_full(span.loss()) for span in spans]).mean().item()}
 
     def walk(self) -> str | None:
         """Which implementation computes the recurrence; None for a model without one.
@@ -223,6 +234,22 @@ class Trainer:
             group["lr"] = lr
         return lr
 
+    def _spans(self) -> list[AdaptiveSpan]:
+        return [module for module in self.model.modules() if isinstance(module, AdaptiveSpan)]
+
+    def _span_loss(self) -> Tensor | float:
+        """What training adds to the loss for adaptive spans. It belongs between a forward pass and its backward pass,
+        where every process has all weights."""
+        if not isinstance(self.model, FeedbackTransformer) or not self.model.config.adaptive_span:
+            return 0.0
+        return self._options.span_loss * self.model.span_loss()
+
+    @torch.no_grad()
+    def _clamp_spans(self) -> None:
+        """Keeps adaptive spans between none and all of the memory."""
+        for span in self._spans():
+            span.ratio.clamp_(0, 1)
+
     def _read(self, block: TokenBlock, memory: CarriedMemory | None) -> tuple[Tensor, CarriedMemory]:
         """The loss of a block in nats per token, and the memory after it."""
         device = self._processes.device
@@ -230,6 +257,18 @@ class Trainer:
         with self.autocast():
             logits, memory = self._forward(block.inputs.to(device), memory, return_memory=True, **reset)
         return F.cross_entropy(logits.flatten(0, 1).float(), block.targets.to(device).flatten()), memory
+
+
+def _freeze_unused(model: LanguageModel) -> None:
+    """Excludes from training what nothing depends on: DDP would wait for its gradients."""
+    if isinstance(model, FeedbackTransformer) and model.config.stored != "mix":
+        model.decoder.stack.layer_weight.requires_grad_(False)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """A tensor without its gradient, whole even if a process holds only a part of it."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
