@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from variants import VARIANTS
 
 from feedback_transformer_pytorch.data import Streams, stages
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.updates.trainer import Trainer
+from variants import VARIANTS
 
 
 @pytest.fixture(params=VARIANTS)

@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from variants import VARIANTS
 
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.saving.checkpoint import Checkpoints
+from variants import VARIANTS
 
 
 @pytest.fixture

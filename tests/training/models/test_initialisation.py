@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 import torch
-from variants import VARIANTS
 
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.models.initialisation import start_from
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
+from variants import VARIANTS
 
 NUM_TOKENS = 11
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save
-from variants import VARIANTS
 
 from feedback_transformer_pytorch.data import ByteTokenizer, train_bpe
 from feedback_transformer_pytorch.errors import InputError
@@ -14,6 +13,7 @@ from feedback_transformer_pytorch.training.earlier import EARLIER
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run, find
+from variants import VARIANTS
 
 
 @pytest.fixture
