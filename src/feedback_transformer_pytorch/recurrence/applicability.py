@@ -6,9 +6,10 @@ modules are those that the configuration builds: this is what is compared, modul
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -88,16 +89,18 @@ def warn_once(reason: str) -> None:
         warnings.warn(f"the fused recurrence falls back to the slower definition: {reason}", stacklevel=2)
 
 
-def meta_stack(config: FeedbackConfig) -> Stack:
-    """The stack that a configuration builds, without numbers; also while torch traces, which does not see it."""
+@contextlib.contextmanager
+def without_numbers() -> Iterator[None]:
+    """Modules that are built in here have parameters without numbers; also while torch traces, which does not see it."""
     with _disable_current_modes(), torch.device("meta"):
-        return Stack(config)
+        yield
 
 
 @lru_cache(maxsize=16)
 def _expected(config: FeedbackConfig) -> dict[str, _Expected]:
     """The modules of a stack, by their names."""
-    stack = meta_stack(config)
+    with without_numbers():
+        stack = Stack(config)
     return {
         name: _Expected(
             type(module),

@@ -7,7 +7,10 @@ is chosen and numbers are read. Its gradient is `feedback_transformer_pytorch::w
 
 The operator keeps what `recompute=True` keeps, the states between layers (L+1, T*B, D), and recomputes the rest in the
 backward pass. What a backend would keep besides has a shape that depends on the machine, and a traced graph must not.
-Measured with float32 on 2 cores, {COST}.
+Forward and backward together then take 1.1 to 1.35 times as long as in eager mode (float32, one core of a CPU: 1.34
+with segments of 2 tokens and the compiled kernel, 1.14 with kv="per_layer", 1.30 with segments of 16 tokens); without
+gradients it is as fast. `torch.export` keeps nothing, so that an exported program whose gradient is taken walks forward
+twice.
 
 Batch and time may be dynamic: no shape that the operators give depends on more than sums and products of them.
 """
@@ -27,7 +30,7 @@ from torch import Tensor, nn
 
 from ..config import FeedbackConfig
 from ..segments import Visibility
-from .applicability import meta_stack, warn_once
+from .applicability import warn_once, without_numbers
 from .backends import Backend, choose_backend, needs_definition
 from .engine.backward import backward
 from .engine.forward import forward
@@ -127,7 +130,8 @@ def _parsed(spec: str) -> _Spec:
 def _stack(spec: str, thread: int) -> Stack:
     """A stack without numbers, of one thread, since a call lends it parameters."""
     config, training, _, eps = _parsed(spec)
-    stack = meta_stack(config).train(training)
+    with without_numbers():
+        stack = Stack(config).train(training)
     for name, value in eps.items():
         norm = stack.get_submodule(name)
         assert isinstance(norm, nn.LayerNorm)
@@ -376,10 +380,10 @@ def _separate(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     found = []
     for tensor in tensors:
         tensor = tensor.contiguous()
-        storage = tensor.untyped_storage()
-        if tensor.numel() and storage.data_ptr() in seen:
+        storage = tensor.untyped_storage()._cdata  # also of empty tensors, which have no address
+        if storage in seen:
             tensor = tensor.clone()
-        seen.add(storage.data_ptr())
+        seen.add(storage)
         found.append(tensor)
     return tuple(found)
 
