@@ -121,7 +121,7 @@ _recurrences: dict[str, _Recurrence] = {}
 
 
 def _recurrence(config: FeedbackConfig, training: bool) -> _Recurrence:
-    fields = tuple([getattr(config, name) for name in _FIELDS])
+    fields = tuple(getattr(config, name) for name in _FIELDS)
     thread = 0 if torch.compiler.is_compiling() else threading.get_ident()
     key = repr((fields, training, thread))
     _provide(key, fields, training)

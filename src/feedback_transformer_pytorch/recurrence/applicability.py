@@ -91,7 +91,7 @@ def warn_once(reason: str) -> None:
 
 @contextlib.contextmanager
 def without_numbers() -> Iterator[None]:
-    """Modules that are built in here have parameters without numbers; also while torch traces, which does not see it."""
+    """Modules that are built in here have parameters without numbers. A trace does not see them being built."""
     with _disable_current_modes(), torch.device("meta"):
         yield
 

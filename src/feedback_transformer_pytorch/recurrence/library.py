@@ -55,18 +55,18 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     config, x, visibility, training = stack.config, request.x, request.visibility, stack.training
     parameters = [parameter for _, parameter in stack.named_parameters()]
     # What a trace must notice when it changes: `_described` itself is not traced.
-    fields = tuple([getattr(config, name) for name in _FIELDS])
+    fields = tuple(getattr(config, name) for name in _FIELDS)
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     spec = _described(stack, fields, training, visibility is not None, autocast)
-    if not spec or any([parameter.dtype != x.dtype for parameter in parameters]):
+    if not spec or any(parameter.dtype != x.dtype for parameter in parameters):
         return stepwise(stack, request)
     keep = False
     if torch.is_grad_enabled() and not torch.compiler.is_exporting():
         inputs = [x, request.keys, request.values, *parameters]
         if request.context is not None:
             inputs.append(request.context)
-        keep = any([tensor.requires_grad for tensor in inputs])
+        keep = any(tensor.requires_grad for tensor in inputs)
     seed = None
     if training and (config.attn_dropout or config.ff_dropout):
         seed = torch.randint(2**62, (), device="cpu")
@@ -218,8 +218,9 @@ def _walk(
         walk = Walk(set_up.spec, set_up.tensors)
         with _seeded(seed, x.device):
             walked = forward(walk, set_up.backend.forward_steps, states, set_up.empty_masks())
-        if walked.keys is None:
-            walked = walked._replace(**dict(zip(("keys", "values"), walk.buffer.all_keys_values(set_up.spec.out_dtype))))
+        if walked.keys is None:  # the backward pass reads them
+            all_keys, all_values = walk.buffer.all_keys_values(set_up.spec.out_dtype)
+            walked = walked._replace(keys=all_keys, values=all_values)
         walked = set_up.prepared.with_unseen(walked, request)
         return tuple(x.new_empty(0) if tensor is None else tensor for tensor in (*walked, states))
 
@@ -302,8 +303,8 @@ def _walk_backward(
                 states = set_up.empty_states()
                 walk = Walk(set_up.spec, set_up.tensors, needed)
                 forward(walk, backend.forward_steps, states, masks)
-        seen = (None if grad is None else grad[:, unseen:] for grad in (grad_keys, grad_values))
-        grads: Any = Walked(grad_states, *seen, grad_stored)  # type: ignore[arg-type]
+        seen = [None if grad is None else grad[:, unseen:] for grad in (grad_keys, grad_values)]
+        grads: Any = Walked(grad_states, seen[0], seen[1], grad_stored)  # type: ignore[arg-type]
         found: dict[str, Tensor | None] = {**backward(walk, backend.backward_steps, grads, states, masks, True)}
         if unseen:
             for name, grad in (("keys", grad_keys), ("values", grad_values)):
@@ -311,9 +312,9 @@ def _walk_backward(
         by_need = ((found.get(name), whole[name]) for name in needed)
         return [tensor.new_zeros(tensor.shape) if grad is None else grad for grad, tensor in by_need]
 
-    autograd_is_off = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
-    # An operator runs below autograd; the walk computes some gradients by it.
-    with autograd_is_off, torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    # An operator runs below autograd, but the walk computes some gradients by it.
+    autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
+    with autograd, torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         found = _with_parameters(spec, parameters, run)
     return list(_separate(found))
 
@@ -365,7 +366,15 @@ def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     return *inputs, *[None] * (count - len(inputs)), rest, None, None
 
 
+def _refuse(ctx: Any, *grads: Tensor | None) -> None:
+    raise RuntimeError(
+        "the operator of the walk has no second derivatives; use a FeedbackDecoder in eager mode, or one with "
+        "implementation='stepwise'"
+    )
+
+
 _walk.register_autograd(_gradients, setup_context=_set_up_context)
+_walk_backward.register_autograd(_refuse)
 
 
 def _visibility(context_length: Tensor | None, single_token: Tensor | None) -> Visibility | None:
