@@ -130,6 +130,8 @@ def test_rows_that_differ_break_the_graph_and_nothing_else() -> None:
         return lambda x, memory, return_memory: of(x, memory, return_memory, **flags)
 
     assert_agree(evaluate(model, call(compiled), x), evaluate(model, call(model), x))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="depends on what mask and reset say"):
+        torch.compile(model, fullgraph=True, backend="eager")(x, **flags)
 
 
 def test_what_the_operator_does_not_compute_is_traced_as_the_definition() -> None:
