@@ -58,7 +58,7 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     fields = tuple(getattr(config, name) for name in _FIELDS)
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    spec = _described(stack, fields, training, visibility is not None, autocast)
+    spec = stack.untraced(_described, id(stack), fields, training, visibility is not None, autocast)
     if not spec or any(parameter.dtype != x.dtype for parameter in parameters):
         return stepwise(stack, request)
     keep = False
@@ -86,13 +86,13 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     return Walked(states, keys, values, None) if config.carry == "keys" else Walked(states, None, None, stored)
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
 def _described(
-    stack: Stack, fields: tuple[Any, ...], training: bool, rows_differ: bool, autocast: torch.dtype | None
+    stack: Stack, _: int, fields: tuple[Any, ...], training: bool, rows_differ: bool, autocast: torch.dtype | None
 ) -> str:
     """What the operators must know besides tensors, as JSON; empty where the definition is needed.
 
     Args:
+        _: the identity of the stack, so that a trace is of one stack.
         fields: the values of the configuration.
         rows_differ: whether there is a mask or a reset.
     """
