@@ -23,6 +23,7 @@ ORDER: dict[str, list[str]] = {
         "layers",
         "recurrence",
         "model",
+        "functional",
         "baselines",
         "conversion",
         "generation",
@@ -45,6 +46,7 @@ ORDER: dict[str, list[str]] = {
         "fused",
         "incremental",
         "kernel_self_test",
+        "library",
     ],
     "recurrence/layout": ["plan", "precision", "workspace", "tape", "buffer"],
     "recurrence/ops": [

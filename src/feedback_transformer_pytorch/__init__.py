@@ -6,6 +6,7 @@ from .conversion import from_official as from_official
 from .conversion import from_reference as from_reference
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
+from .functional import walk as walk
 from .generation import generate as generate
 from .memory import Memory as Memory
 from .model import FeedbackDecoder as FeedbackDecoder

@@ -186,6 +186,7 @@ def newest(tensors: Iterable[Tensor], mem_len: int) -> AnyMemory:
     return memory_of([t if t.shape[1] <= mem_len else t[:, -mem_len:].clone() for t in tensors])
 
 
+@torch.compiler.disable(reason="how long the memory is depends on what mask and reset say")  # type: ignore[untyped-decorator]
 def newest_of_rows(
     tensors: Iterable[Tensor], ends: Tensor, lengths: Tensor, blank: Iterable[Tensor] | None = None, slots: int = 0
 ) -> AnyMemory:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .config import FeedbackConfig, parameters
 from .errors import InputError
 from .memory import AnyMemory, StateMemory, as_memory, memory_of, newest, newest_of_rows
-from .recurrence import Stack, Walked, WalkRequest, fused, stepwise
+from .recurrence import Stack, Walked, WalkRequest, fused, stepwise, walk_as_operator
 from .segments import Alignment, align
 
 Implementation = Literal["auto", "fused", "stepwise"]
@@ -133,6 +133,8 @@ class FeedbackDecoder(nn.Module):
     def _walk(self, request: WalkRequest) -> Walked:
         if self._implementation == "stepwise":
             return stepwise(self.stack, request)
+        if torch.compiler.is_compiling():
+            return walk_as_operator(self.stack, request)
         return fused(self.stack, request, recompute=self.recompute)
 
     def start(self, memory: Any, x: Tensor) -> AnyMemory:

@@ -59,6 +59,7 @@ class Alignment:
         return padded.gather(1, self.place[..., None].expand(-1, -1, width))
 
 
+@torch.compiler.disable(reason="how many segments there are depends on what mask and reset say")  # type: ignore[untyped-decorator]
 def align(mask: Tensor, reset: Tensor, carried: Tensor, seq_len: int) -> Alignment:
     """Aligns a batch.
 

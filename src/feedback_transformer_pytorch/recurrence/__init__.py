@@ -2,9 +2,11 @@
 
 from .applicability import computes_like as computes_like
 from .applicability import is_called_plainly as is_called_plainly
+from .applicability import without_numbers as without_numbers
 from .fused import describe_walk as describe_walk
 from .fused import fused as fused
 from .incremental import Incremental as Incremental
+from .library import walk_as_operator as walk_as_operator
 from .request import Walked as Walked
 from .request import WalkRequest as WalkRequest
 from .stack import Stack as Stack

@@ -6,21 +6,28 @@ modules are those that the configuration builds: this is what is compared, modul
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules import module as module_globals
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..config import FeedbackConfig
 from .stack import Stack
 
 # What may differ: where parameters are and which mode is on is checked by itself, `eps` is read from the modules.
 _FREE = {"training", "eps", "_parameters", "_buffers", "_modules", "_is_full_backward_hook"}
+# Types of parameters that a walk reads, and what stands for them while torch traces.
+_PLAIN = (nn.Parameter, Tensor)
+_TRACED = (FakeTensor, FunctionalTensor)
 _warned: set[str] = set()
 
 
@@ -82,10 +89,17 @@ def warn_once(reason: str) -> None:
         warnings.warn(f"the fused recurrence falls back to the slower definition: {reason}", stacklevel=2)
 
 
+@contextlib.contextmanager
+def without_numbers() -> Iterator[None]:
+    """Modules that are built in here have parameters without numbers. A trace does not see them being built."""
+    with _disable_current_modes(), torch.device("meta"):
+        yield
+
+
 @lru_cache(maxsize=16)
 def _expected(config: FeedbackConfig) -> dict[str, _Expected]:
     """The modules of a stack, by their names."""
-    with torch.device("meta"):
+    with without_numbers():
         stack = Stack(config)
     return {
         name: _Expected(
@@ -119,7 +133,7 @@ def _difference(module: nn.Module, expected: _Expected, stack: Stack, x: Tensor)
     if parameters.keys() != expected.parameters.keys():
         return f"has parameters {sorted(parameters)}, where the configuration has {sorted(expected.parameters)}"
     for name, parameter in parameters.items():
-        if type(parameter) not in (nn.Parameter, Tensor):
+        if type(parameter) not in (*_PLAIN, *(_TRACED if torch.compiler.is_compiling() else ())):
             return f"has a {name} that is a {type(parameter).__name__}, not a plain tensor"
         if parameter.shape != expected.parameters[name]:
             return f"has a {name} of shape {tuple(parameter.shape)}, not {tuple(expected.parameters[name])}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from .applicability import difference_from_configuration
@@ -98,10 +99,13 @@ class Choice(NamedTuple):
     reason: str | None
 
 
-def needs_definition(stack: Stack, request: WalkRequest) -> str | None:
-    """Why no backend computes this walk, as half a sentence; None if one may.
+def needs_definition(stack: Stack, x: Tensor) -> str | None:
+    """Why no backend computes a walk, as half a sentence; None if one may.
 
     Backends read parameters and call no module, and their gradients are computed once.
+
+    Args:
+        x: a tensor of the type of the input.
     """
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
@@ -113,14 +117,18 @@ def needs_definition(stack: Stack, request: WalkRequest) -> str | None:
     for name, sublayer in stack.blocks[0].sublayers():
         if not any(cls in SUBLAYERS for cls in type(sublayer).__mro__):
             return f"no operations are known for {name}, a {type(sublayer).__name__}"
-    return difference_from_configuration(stack, request.x)
+    return difference_from_configuration(stack, x)
 
 
 def choose(stack: Stack, request: WalkRequest, plan: Plan, precision: Precision) -> Choice:
     """The first backend that computes a walk; arguments are those of `Backend.unsupported_reason`."""
-    reason = needs_definition(stack, request)
-    if reason is not None:
-        return Choice(None, reason)
+    reason = needs_definition(stack, request.x)
+    return choose_backend(stack, request, plan, precision) if reason is None else Choice(None, reason)
+
+
+def choose_backend(stack: Stack, request: WalkRequest, plan: Plan, precision: Precision) -> Choice:
+    """`choose` for a stack that needs no definition."""
+    reason = None
     for backend in BACKENDS:
         reason = backend.unsupported_reason(stack, request, plan, precision)
         if reason is None:

@@ -15,7 +15,7 @@ from .engine.backward import backward
 from .engine.forward import forward
 from .engine.walk import INPUTS, Walk, WalkSpec, inputs_of
 from .layout.plan import Plan
-from .layout.precision import choose_precision
+from .layout.precision import Precision, choose_precision
 from .request import Walked, WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
@@ -28,33 +28,65 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
     Args:
         recompute: keep only the states between blocks for the backward pass, and recompute the rest.
     """
-    config, x = stack.config, request.x
-    reach = stack.reach()
-    beyond = max(0, request.keys.shape[1] - reach)  # carried slots that no head sees
-    plan = Plan(x.shape[0], x.shape[1], config.seq_len, reach, request.keys.shape[1] - beyond)
-    out_dtype, precision = choose_precision(x)
-    backend, reason = choose(stack, request, plan, precision)
+    prepared = prepare(stack, request)
+    backend, reason = choose(stack, request, prepared.plan, prepared.precision)
     if backend is None:
         assert reason is not None
         warn_once(reason)
         return stepwise(stack, request)
-    seen = request._replace(keys=request.keys[:, beyond:], values=request.values[:, beyond:])
-    spec = WalkSpec.of(stack, seen, plan, out_dtype, backend.precision(seen, precision))
-    tensors = inputs_of(stack, seen)
+    x, spec = request.x, prepared.spec(stack, backend)
+    tensors = inputs_of(stack, prepared.request)
     autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.values()):
             call = _Call(spec, backend, recompute, autocast, tuple(tensors))
             walked = Walked(*_Fused.apply(call, *tensors.values()))
         else:
-            masks = spec.layout.empty(spec.layout.masks, plan.segments, x)
+            masks = spec.layout.empty(spec.layout.masks, prepared.plan.segments, x)
             walked = forward(Walk(spec, tensors), backend.forward_steps, None, masks)
-    if not beyond or walked.keys is None or walked.values is None:
-        return walked
-    return walked._replace(
-        keys=torch.cat([request.keys[:, :beyond].to(out_dtype), walked.keys], dim=1),
-        values=torch.cat([request.values[:, :beyond].to(out_dtype), walked.values], dim=1),
-    )
+    return prepared.with_unseen(walked, request)
+
+
+class Prepared(NamedTuple):
+    """A request as backends take it.
+
+    Attributes:
+        request: without the carried slots that no head sees.
+        unseen: how many slots these are.
+        out_dtype: the type of the keys and values that come out.
+        precision: the types in which operations of torch compute.
+    """
+
+    request: WalkRequest
+    unseen: int
+    plan: Plan
+    out_dtype: torch.dtype
+    precision: Precision
+
+    def spec(self, stack: Stack, backend: Backend) -> WalkSpec:
+        """What a backend walks."""
+        precision = backend.precision(self.request, self.precision)
+        return WalkSpec.of(stack, self.request, self.plan, self.out_dtype, precision)
+
+    def with_unseen(self, walked: Walked, request: WalkRequest) -> Walked:
+        """The result for the whole request, from that without the slots that no head sees."""
+        unseen, dtype = self.unseen, self.out_dtype
+        if not unseen or walked.keys is None or walked.values is None:
+            return walked
+        return walked._replace(
+            keys=torch.cat([request.keys[:, :unseen].to(dtype), walked.keys], dim=1),
+            values=torch.cat([request.values[:, :unseen].to(dtype), walked.values], dim=1),
+        )
+
+
+def prepare(stack: Stack, request: WalkRequest) -> Prepared:
+    """Prepares a request for a walk in the types that the autocast now on asks for."""
+    reach = stack.reach()
+    unseen = max(0, request.keys.shape[1] - reach)
+    seen = request._replace(keys=request.keys[:, unseen:], values=request.values[:, unseen:])
+    batch, time = request.x.shape[:2]
+    plan = Plan(batch, time, stack.config.seq_len, reach, seen.keys.shape[1])
+    return Prepared(seen, unseen, plan, *choose_precision(request.x))
 
 
 def describe_walk(stack: Stack, x: Tensor) -> str:

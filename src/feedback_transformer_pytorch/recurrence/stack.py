@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,11 @@ class Stack(nn.Module):
     def blocks(self) -> list[Block]:
         """The layers, as what they are."""
         return cast(list[Block], list(self.layers))
+
+    @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+    def untraced(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives for this stack and arguments that are no tensors: a constant, where torch traces."""
+        return function(self, *arguments)
 
     def mix(self, states: list[Tensor]) -> Tensor:
         """L+1 states (B, S, D) to the one (B, S, D) that the memory stores (the paper's equation 2)."""

@@ -77,14 +77,16 @@ class MemoryBuffer:
 
     @staticmethod
     def fresh(layout: Layout, keys: Tensor, values: Tensor) -> Tensor:
-        """The buffer with the carried keys and values (B, carried, K*G*E) in place."""
+        """The buffer with the carried keys and values (B, carried, K*G*E) in place, and those of tokens behind them, if
+        any are given."""
         plan, config, precision = layout.plan, layout.config, layout.precision
         shape = (2, config.banks * layout.groups, plan.slots + plan.time, config.dim_head)
         buffer = keys.new_empty(shape, dtype=precision.stored)
         buffer[:, :, : plan.slots - plan.carried] = 0
         for place, carried in zip(buffer, (keys, values), strict=True):
             heads = carried.to(precision.memory).unflatten(-1, (config.banks, -1, config.dim_head))
-            slots = place[:, plan.slots - plan.carried : plan.slots]
+            first = plan.slots - plan.carried
+            slots = place[:, first : first + carried.shape[1]]
             slots.unflatten(0, (config.banks, plan.batch, -1)).copy_(heads.permute(2, 0, 3, 1, 4))
         return buffer
 
