@@ -16,7 +16,7 @@ from feedback_transformer_pytorch.recurrence.layout import plan
 from feedback_transformer_pytorch.recurrence.layout.buffer import MemoryBuffer
 from feedback_transformer_pytorch.recurrence.layout.tape import Layout
 from feedback_transformer_pytorch.recurrence.native import applicability
-from variants import NUM_TOKENS, Variant, variants
+from random_variants import NUM_TOKENS, Variant, variants
 
 BASE = FeedbackConfig(num_tokens=NUM_TOKENS, dim=6, depth=2, mem_len=3, seq_len=1, heads=2, dim_head=3)
 AUTHORS: dict[str, Any] = {

@@ -22,7 +22,8 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
     contexts, reach = _contexts(stack, request), stack.reach()
     keys, values = request.keys, request.values
     tops: list[Tensor] = []
-    all_keys, all_values, all_stored = [keys], [values], list[Tensor]()
+    all_stored: list[Tensor] = []
+    all_keys, all_values = [keys], [values]
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
         slots, length = min(keys.shape[1], reach), state.shape[1]
         mask = attention_mask(config, slots, slots, segment, length, request.visibility, x.device)
