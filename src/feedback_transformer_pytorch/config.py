@@ -96,7 +96,7 @@ class FeedbackConfig:
     carry: Carry = "keys"
     memory_start: MemoryStart = "empty"
     adaptive_span: bool = False
-    span_ramp: int = 32
+    span_ramp: float = 32
     span_init: float = 0.0
     span_trim: int = 64
     context_dim: int | None = None
@@ -123,13 +123,14 @@ class FeedbackConfig:
 
     def _check_values(self) -> None:
         counts = ["num_tokens", "dim", "depth", "mem_len", "seq_len", "heads", "dim_head", "kv_heads"]
-        for name in (*counts, "feedforward_dim", "span_ramp", "span_trim", "context_dim"):
+        for name in (*counts, "feedforward_dim", "span_trim", "context_dim"):
             if name in ("num_tokens", "feedforward_dim", "context_dim") and getattr(self, name) is None:
                 continue
             self._require(name, "a whole number of at least 1", lambda n: type(n) is int and n >= 1)
         for name in ("attn_dropout", "ff_dropout"):
             self._require(name, "a number from 0 up to but not including 1", _is_dropout)
         self._require("span_init", "a number from 0 to 1", lambda n: type(n) in (int, float) and 0 <= n <= 1)
+        self._require("span_ramp", "a number above 0", lambda n: type(n) in (int, float) and n > 0)
         for name in ("output_bias", "adaptive_span"):
             self._require(name, "True or False", lambda flag: type(flag) is bool)
         for name, choices in _CHOICES.items():

@@ -212,7 +212,7 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
             "adaptive_span": given["adapt_span"] == "True",
         }
         if config["adaptive_span"]:
-            config["span_ramp"] = int(float(given["adapt_span_len"]))
+            config["span_ramp"] = float(given["adapt_span_len"])
             config["span_init"] = float(given["adapt_span_init"])
             config["span_trim"] = int(given["adapt_span_trim_step"])
     except (KeyError, ValueError) as error:

@@ -38,7 +38,7 @@ class AdaptiveSpan(nn.Module):
     def reach(self) -> Tensor:
         """The largest distance that is not masked, a number (): a whole number of trimmed slots below M."""
         with torch.no_grad():
-            longest = ((self.ratio.max() * self.mem_len).ceil() + self.ramp).clamp(0, self.mem_len)
+            longest = (self.ratio.max() * self.mem_len + self.ramp).ceil().clamp(0, self.mem_len)
             unseen = (self.mem_len - longest).clamp(max=self.mem_len - 1)
             return self.mem_len - (unseen / self.trim).floor() * self.trim
 
