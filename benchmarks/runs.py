@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from environment import describe
-from feedback_transformer_pytorch.files import write_whole
+from feedback_transformer_pytorch.files import write_atomically
 from grid import Benchmark, Settings
 
 Run = dict[str, Any]
@@ -72,7 +72,7 @@ def write_runs(path: Path, runs: Sequence[Run]) -> None:
     """Replaces the file."""
     ordered = sorted(runs, key=lambda run: (json.dumps(run["settings"], sort_keys=True), run["seed"]))
     lines = ",\n".join(json.dumps(run, allow_nan=False) for run in ordered)
-    write_whole(path, f"[\n{lines}\n]\n".encode())
+    write_atomically(path, f"[\n{lines}\n]\n".encode())
 
 
 def with_settings(runs: Sequence[Run], settings: Settings) -> list[Run]:

@@ -226,7 +226,7 @@ def slope_of_gate(patch: pytest.MonkeyPatch) -> None:
 
 
 def dropout_of_feedforward(patch: pytest.MonkeyPatch) -> None:
-    """Its mask is not applied on the way back."""
+    """Its mask is not applied in the backward pass."""
 
     def wrapper(original: Any, self: FeedForwardOps, chunk: Chunk) -> None:
         original(self, chunk)
@@ -238,7 +238,7 @@ def dropout_of_feedforward(patch: pytest.MonkeyPatch) -> None:
 
 
 def dropout_of_attention(patch: pytest.MonkeyPatch) -> None:
-    """Its mask is not applied on the way back to the scores."""
+    """Its mask is not applied in the backward pass to the scores."""
     wrap(patch, AttentionCore, "grad_weights", lambda f, grad, values_t, own, mask: f(grad, values_t, own, None))
 
 
@@ -279,7 +279,7 @@ def shifted_keys(patch: pytest.MonkeyPatch) -> None:
 
 
 def shifted_values_backward(patch: pytest.MonkeyPatch) -> None:
-    """Values are one slot away from their probabilities, on the way back only."""
+    """Values are one slot away from their probabilities, in the backward pass only."""
 
     def wrapper(original: Any, *args: Any) -> Tensor:
         return original(*(shifted(arg) if isinstance(arg, Window) else arg for arg in args))

@@ -7,7 +7,7 @@ import pytest
 
 from feedback_transformer_pytorch import files
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.files import append_line, write_whole
+from feedback_transformer_pytorch.files import append_line, write_atomically
 
 
 def fail_with(code: int) -> Callable[..., None]:
@@ -19,8 +19,8 @@ def fail_with(code: int) -> Callable[..., None]:
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
-    write_whole(path, b"new")
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -31,13 +31,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_atomically(path, b"old")
     if call == "fsync":
         monkeypatch.setattr(files.os, "fsync", fail_with(code))
     else:
         monkeypatch.setattr(files.Path, "replace", fail_with(code))
     with pytest.raises(InputError, match=f"file cannot be written: {os.strerror(code)}"):
-        write_whole(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -40,7 +40,7 @@ class HiddenMemory:
     visible: Tensor | None = None
 
     def detach(self) -> HiddenMemory:
-        """The same memory, cut off from the graph that made it."""
+        """The same memory, detached from the graph that made it."""
         return HiddenMemory(self.states.detach(), self.visible)
 
     def select(self, rows: Tensor) -> HiddenMemory:

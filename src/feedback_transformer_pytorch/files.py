@@ -1,4 +1,4 @@
-"""Files that are whole at every moment, and errors that say what could not be written."""
+"""Atomic writes of files, and errors that say what could not be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def beside(path: Path) -> Path:
     return path.with_name(path.name + PART)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that at every moment, even after a crash, `path` is the old file or the new one.
 
     Raises:
@@ -111,7 +111,7 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-def cut_synced(path: Path, length: int) -> None:
+def truncate_synced(path: Path, length: int) -> None:
     """Cuts a file, made if it is missing, to `length` bytes, and waits until it is on the disk.
 
     Raises:
@@ -153,5 +153,5 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{path} cannot be written: {error.strerror or error}; what was saved before is untouched: "
-            "make room or choose another place"
+            "free some space or choose another place"
         ) from error

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..files import sync, write_whole, writing
+from ..files import sync, write_atomically, writing
 from .documents import Piece, read_pieces
 from .text import Fingerprint, Text
 from .tokenizer import Tokenizer
@@ -120,7 +120,7 @@ def _write(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, report: 
             report(count["bytes"])
     sync(folder / "tokens.bin")
     sync(folder / "documents.bin")
-    write_whole(folder / "index.json", json.dumps(count, indent=2, sort_keys=True).encode())
+    write_atomically(folder / "index.json", json.dumps(count, indent=2, sort_keys=True).encode())
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

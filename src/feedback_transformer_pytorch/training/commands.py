@@ -11,7 +11,7 @@ import torch
 
 from ..data import default_cache, tokenize, train_bpe
 from ..errors import InputError, MissingExtraError
-from ..files import write_whole
+from ..files import write_atomically
 from ..generation import generate
 from .evaluation.bits_per_byte import bits_per_byte
 from .evaluation.xz import xz_bits_per_byte
@@ -114,7 +114,7 @@ def draw_runs(options: PlotOptions) -> None:
     """
     runs = [Run.open(path) for path in options.runs]
     curves = [(run.path.name, run.metrics()) for run in runs]
-    write_whole(Path(options.out), comparison_png(curves, x=options.x))
+    write_atomically(Path(options.out), comparison_png(curves, x=options.x))
 
 
 def make_tokenizer(options: TokenizerOptions) -> int:
@@ -128,7 +128,7 @@ def make_tokenizer(options: TokenizerOptions) -> int:
     if path.exists():
         raise InputError(f"--out is {path}, which exists already; choose another file")
     tokenizer = train_bpe(options.files, options.vocab_size, text_field=options.text_field)
-    write_whole(path, tokenizer.to_json().encode())
+    write_atomically(path, tokenizer.to_json().encode())
     return tokenizer.num_tokens
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
 from ..errors import InputError
-from ..files import write_whole
+from ..files import write_atomically
 from .evaluation.validation import Validation
 from .evaluation.xz import XzFigures
 from .interrupt import Stopped, StopRequest
@@ -278,7 +278,7 @@ class _Loop:
 
     def _record_validation(self, record: dict[str, Any]) -> None:
         self.run.log(record)
-        write_whole(self.run.curves, curves_png(self.run.metrics(), title=self.run.path.name))
+        write_atomically(self.run.curves, curves_png(self.run.metrics(), title=self.run.path.name))
 
     def _save_weights(self) -> None:
         weights = self.trainer.weights()

@@ -112,7 +112,7 @@ def add(path: Path, build: Callable[[Path], None]) -> None:
 
 
 def _replace(path: Path, build: Callable[[Path], None]) -> None:
-    """Builds beside `path`, so that it is whole at every moment."""
+    """Builds beside `path`, and renames at the end, so that the file is always complete."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-", ignore_cleanup_errors=True) as workspace:
         part = Path(workspace) / path.name
         build(part)

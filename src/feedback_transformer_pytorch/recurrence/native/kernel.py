@@ -31,7 +31,7 @@ class Kernel:
     """
 
     def __init__(self, walk: Walk, transposed: bool) -> None:
-        """Packs the weights: as they are for the way forward, transposed for the way back."""
+        """Packs the weights: as they are for the forward pass, transposed for the backward pass."""
         config, plan, x = walk.config, walk.plan, walk.x
         compiled = library()
         assert compiled is not None

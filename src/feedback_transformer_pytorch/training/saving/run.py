@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 
 from ...data import Tokenizer, load_tokenizer
 from ...errors import InputError, MissingExtraError
-from ...files import PART, append_line, cut_synced, remove_parts, sync, sync_directory, write_whole, writing
+from ...files import PART, append_line, truncate_synced, remove_parts, sync, sync_directory, write_atomically, writing
 from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
 from ..models.window import with_mem_len
@@ -77,8 +77,8 @@ class Run:
             sync_directory(path.parent)
         json_of_tokenizer = tokenizer.to_json()
         if json_of_tokenizer is not None:
-            write_whole(path / "tokenizer.json", json_of_tokenizer.encode())
-        write_whole(path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+            write_atomically(path / "tokenizer.json", json_of_tokenizer.encode())
+        write_atomically(path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
         return cls(path, options)
 
     @classmethod
@@ -131,7 +131,7 @@ class Run:
         Raises:
             InputError: the new weights cannot be written; the old ones are unchanged.
         """
-        write_whole(self.weights, save(dict(weights), metadata={"sha256": _digest(weights)}))
+        write_atomically(self.weights, save(dict(weights), metadata={"sha256": _digest(weights)}))
 
     def load_model(self, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
         """The model with the weights of the last validation or stop, in evaluation mode.
@@ -217,7 +217,7 @@ class Run:
         if _is_validation(rest.partition(b"\n")[0], update):  # after a stop, the resumed run made this validation
             kept += rest.partition(b"\n")[0] + b"\n"
         if kept != content:
-            cut_synced(self._metrics, len(kept))
+            truncate_synced(self._metrics, len(kept))
 
     def drop_metrics(self) -> bool:
         """Deletes metrics.jsonl; returns whether it existed.

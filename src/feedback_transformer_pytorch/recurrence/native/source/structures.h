@@ -72,7 +72,7 @@ template <class Real> struct Forward {
     Layers<Real> states, middle, hidden;
     Layers<const Real> hidden_mask;
     void *new_keys, *new_values;  // (BG, S, E), the segment's slots, written
-    Real *normed, *product, *kv;  // workspace: (R, D), (R, F), (R, 2*G*E)
+    Real *normed, *product, *kv;  // workspace: (R, D), (R, max(D, F)), (R, 2*G*E)
 };
 
 template <class Real> struct Backward {
