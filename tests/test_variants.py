@@ -184,6 +184,19 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: st
         dataclasses.replace(BASE, **changes)
 
 
+def test_what_depends_on_the_window_cannot_be_changed_by_setting_it() -> None:
+    spans = FeedbackTransformer.from_config(dataclasses.replace(BASE, adaptive_span=True))
+    with pytest.raises(InputError, match="parts of it"):
+        spans.mem_len = 2
+    learned = FeedbackTransformer.from_config(dataclasses.replace(BASE, position="learned"), implementation="stepwise")
+    tokens = torch.zeros(1, 5, dtype=torch.long)
+    learned.mem_len = 2
+    assert learned(tokens).isfinite().all()
+    learned.mem_len = 9
+    with pytest.raises(InputError, match="vectors for 4 distances"):
+        learned(tokens)
+
+
 def test_other_names_of_hyperparameters() -> None:
     assert dataclasses.replace(BASE, norm_memory=True).memory_norm == "plain"
     assert dataclasses.replace(BASE, keep_last_hidden=True).stored == "top"

@@ -288,7 +288,16 @@ class FeedbackTransformer(nn.Module):
             super().__setattr__(name, value)
 
     def _configure(self, **changes: Any) -> None:
-        """Changes hyper-parameters on which no parameter's shape depends."""
+        """Changes hyper-parameters on which no parameter's shape depends.
+
+        Raises:
+            InputError: the model's adaptive spans are parts of `mem_len`.
+        """
+        if self.config.adaptive_span and changes.get("mem_len", self.config.mem_len) != self.config.mem_len:
+            raise InputError(
+                f"mem_len is {self.config.mem_len} and cannot be set to {changes['mem_len']}: adaptive spans are parts of "
+                "it; build a model with the other mem_len and scale the spans' ratios"
+            )
         self.config = dataclasses.replace(self.config, **changes)
         self.decoder.config = self.decoder.stack.config = dataclasses.replace(self.decoder.config, **changes)
 

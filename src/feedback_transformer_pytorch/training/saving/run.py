@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 
 from ...data import Tokenizer, load_tokenizer
 from ...errors import InputError, MissingExtraError
-from ...files import PART, append_line, truncate_synced, remove_parts, sync, sync_directory, write_atomically, writing
+from ...files import PART, append_line, remove_parts, sync, sync_directory, truncate_synced, write_atomically, writing
 from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
 from ..models.window import with_mem_len
