@@ -295,8 +295,8 @@ class FeedbackTransformer(nn.Module):
         """
         if self.config.adaptive_span and changes.get("mem_len", self.config.mem_len) != self.config.mem_len:
             raise InputError(
-                f"mem_len is {self.config.mem_len} and cannot be set to {changes['mem_len']}: adaptive spans are parts of "
-                "it; build a model with the other mem_len and scale the spans' ratios"
+                f"mem_len is {self.config.mem_len} and cannot be set to {changes['mem_len']}: adaptive spans are parts "
+                "of it; build a model with the other mem_len and scale the spans' ratios"
             )
         self.config = dataclasses.replace(self.config, **changes)
         self.decoder.config = self.decoder.stack.config = dataclasses.replace(self.decoder.config, **changes)
