@@ -44,7 +44,6 @@ class Variant:
         torch.manual_seed(self.seed + 2)
         context = torch.randn(self.batch, 3, CONTEXT_DIM, dtype=torch.float64, requires_grad=True)
         mask = torch.rand(self.batch, 3) < 0.7
-        mask[:, 0] = True
         return context, mask if self.seed % 2 else None
 
     def flags(self) -> dict[str, Tensor]:

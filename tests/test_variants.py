@@ -211,6 +211,28 @@ def test_a_context_is_there_if_and_only_if_the_model_has_one() -> None:
         model(tokens)
     with pytest.raises(InputError, match="must be"):
         model(tokens, context=torch.zeros(1, 2, 3))
+    with pytest.raises(InputError, match="must be"):
+        model(tokens, context=torch.zeros(1, 0, 4))
+    with pytest.raises(InputError, match="give both the same"):
+        model(tokens, context=torch.zeros(1, 2, 4, dtype=torch.float64))
+
+
+def test_spans_reach_as_far_backward_as_forward_where_parameters_are_lent() -> None:
+    config = dataclasses.replace(BASE, mem_len=8, adaptive_span=True, span_ramp=2, span_trim=1)
+    model = Variant(config, 2, 12, 0, False, recompute=True).model()
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for name, parameter in parameters.items():
+        if name.endswith("span.ratio"):
+            parameter.fill_(0.7)
+            torch.nn.init.zeros_(model.get_parameter(name))
+        parameter.requires_grad_()
+    tokens, found = torch.randint(0, NUM_TOKENS, (2, 12)), []
+    for implementation in ("stepwise", "fused"):
+        model.implementation = implementation  # type: ignore[assignment]
+        total = torch.func.functional_call(model, parameters, (tokens,)).square().sum()
+        found.append(torch.autograd.grad(total, list(parameters.values()), allow_unused=True))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_no_gradient_walks_agree_with_walks_that_keep_everything() -> None:

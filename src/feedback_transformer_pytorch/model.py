@@ -401,9 +401,18 @@ def check_context(x: Tensor, context: Tensor | None, mask: Tensor | None, config
         return
     if context is None:
         raise InputError(f"context is missing; this model attends to one (batch, N >= 1, {config.context_dim})")
-    if context.ndim != 3 or context.shape[0] != x.shape[0] or context.shape[2] != config.context_dim:
+    if (
+        context.ndim != 3
+        or (context.shape[0], context.shape[2]) != (x.shape[0], config.context_dim)
+        or not context.shape[1]
+    ):
         raise InputError(
             f"context is {tuple(context.shape)}; it must be (batch={x.shape[0]}, N >= 1, {config.context_dim})"
+        )
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if context.device != x.device or (context.dtype != x.dtype and not autocast):
+        raise InputError(
+            f"context is {context.dtype} on {context.device}, the input {x.dtype} on {x.device}; give both the same"
         )
     if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
         raise InputError(

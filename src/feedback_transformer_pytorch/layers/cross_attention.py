@@ -28,7 +28,7 @@ class CrossAttention(Sublayer):
         return keys, values
 
     def forward(self, x: Tensor, memory: MemoryView, context: ContextView | None = None) -> Tensor:
-        """(B, S, D) to (B, S, D)."""
+        """(B, S, D) to (B, S, D); zero for rows that see nothing of their context."""
         assert context is not None
         q = self.to_q(x) * self.dim_head**-0.5
         q = q.unflatten(-1, (context.keys.shape[2], -1, self.dim_head))  # (B, S, G, H/G, E)
@@ -40,4 +40,6 @@ class CrossAttention(Sublayer):
             probabilities = probabilities * dropout_mask(probabilities, self.dropout)
         out = torch.einsum("bgrsn,bnge->bsgre", probabilities, context.values)
         projected: Tensor = self.to_out(out.flatten(2))
-        return projected
+        if context.mask is None:
+            return projected
+        return torch.where(context.mask.any(1)[:, None, None], projected, 0)

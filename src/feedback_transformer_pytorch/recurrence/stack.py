@@ -112,10 +112,14 @@ class Stack(nn.Module):
         norms = [self.norm if self.norm is not None else block.attention.norm for block in self.blocks]
         return [norm for norm in norms[: self.config.banks] if norm is not None]
 
+    def reaches(self) -> list[Tensor]:
+        """For each layer the largest distance that any of its heads sees, a number (); none without adaptive spans."""
+        spans = [block.attention.span for block in self.blocks]
+        return [span.reach() for span in spans if span is not None]
+
     def reach(self) -> int:
         """How many memory slots back any head of any layer sees, at most M."""
-        spans = [block.attention.span for block in self.blocks]
-        reaches = [span.reach() for span in spans if span is not None]
+        reaches = self.reaches()
         return int(torch.stack(reaches).max()) if reaches else self.config.mem_len
 
     def span_loss(self) -> Tensor:

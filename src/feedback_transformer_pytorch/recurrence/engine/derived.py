@@ -19,6 +19,7 @@ class Derived(NamedTuple):
         mix: (L+1,), the weights of the states in what is stored; None where it is the top layer's.
         terms: what distances below M+S add to the scores.
         spans: (L, H, M+S), the part of its probability that a key at each distance keeps; None without adaptive spans.
+        reach: (L,), the largest distance that each layer sees; None without adaptive spans.
         memory_weight: (K*2*G*E, D), of all banks, keys first in each, with the gains of the memory's norms in it; None
             where it is the shared projection as it is.
         memory_bias: (K*2*G*E,), what the biases of those norms add; None for nothing.
@@ -27,6 +28,7 @@ class Derived(NamedTuple):
     mix: Tensor | None
     terms: list[ScoreTerm]
     spans: Tensor | None
+    reach: Tensor | None
     memory_weight: Tensor | None
     memory_bias: Tensor | None
 
@@ -47,12 +49,12 @@ class _Derive(nn.Module):
             mix = torch.zeros_like(stack.layer_weight)
             mix[config.stored] = 1
         distances = config.mem_len + config.seq_len
-        spans = None
+        spans = reach = None
         if config.adaptive_span:
             steps = torch.arange(distances, device=stack.layer_weight.device)
             kept = [block.attention.span.kept(steps) for block in stack.blocks if block.attention.span is not None]
-            spans = torch.stack(kept)
-        return Derived(mix, stack.position(distances), spans, *_memory(stack))
+            spans, reach = torch.stack(kept), torch.stack(stack.reaches())
+        return Derived(mix, stack.position(distances), spans, reach, *_memory(stack))
 
 
 def _memory(stack: Stack) -> tuple[Tensor | None, Tensor | None]:

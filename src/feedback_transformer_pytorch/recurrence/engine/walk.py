@@ -140,11 +140,9 @@ class Walk:
         for term in self.biases:
             self.by_distance = self.by_distance + term.bias.detach().to(self.wide)
         self.spans: SpanOps | None = None
-        if self.derived.spans is not None:
-            spans = [block.attention.span for block in self.spec.stack.blocks]
-            reach = torch.stack([span.reach() for span in spans if span is not None])
+        if self.derived.spans is not None and self.derived.reach is not None:
             groups = self.config.kv_heads or self.config.heads
-            self.spans = SpanOps(self.derived.spans.detach(), reach, groups, precision.attention)
+            self.spans = SpanOps(self.derived.spans.detach(), self.derived.reach, groups, precision.attention)
 
     def _set_up_memory(self, precision: Precision, buffer: Tensor | None) -> None:
         plan, rows, steps = self.plan, self.plan.row_counts[0], len(self.plan.segments)

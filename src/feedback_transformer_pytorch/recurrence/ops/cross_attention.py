@@ -51,6 +51,7 @@ class CrossAttentionOps(SublayerOps):
         self.to_out = [parameters.linear(f"{name}.to_out") for name in names]
         self._context = context.flatten(0, 1).to(self._dtype)
         self._bias = context.new_zeros(batch * groups, 1, count, dtype=dtype)
+        self._seen = None if mask is None else mask.any(1)[:, None]  # (B, 1), whether a row sees anything
         if mask is not None:
             self._bias.masked_fill_(~mask.repeat_interleave(groups, 0)[:, None], masked_score(dtype))
         rows = [to_kv.step(self._context).to(dtype) for to_kv in self._to_kv]
@@ -106,7 +107,14 @@ class CrossAttentionOps(SublayerOps):
         self._core.join(probabilities, kept)
         weights = probabilities if mask is None else probabilities * self._core.split(mask)
         self._core.step(weights, self._values[layer], None, out)
-        return self.to_out[layer].step(out.to(self._dtype))
+        return self._where_seen(self.to_out[layer].step(out.to(self._dtype)), [x.shape[0]])
+
+    def _where_seen(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Rows of steps of `counts` rows, zero where nothing of the context is seen."""
+        if self._seen is None:
+            return rows
+        flags = [self._seen.repeat_interleave(count // self._batch, 0) for count in counts]
+        return rows * torch.cat(flags)
 
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
         q, p = chunk.value("cross_attention.q")[layer], chunk.value("cross_attention.probabilities")[layer]
@@ -131,6 +139,7 @@ class CrossAttentionOps(SublayerOps):
         at, core, buffers = self._at[index][layer], self._core, self._steps[layer][index]
         probabilities, mask = at["cross_attention.probabilities"], at.get("cross_attention.mask")
         assert probabilities is not None
+        grad = self._where_seen(grad, [grad.shape[0]])
         self.to_out[layer].step_backward(grad.to(self._dtype), out=buffers["grad_out"])
         heads = core.split(buffers["grad_out"])
         split_mask = None if mask is None else core.split(mask)
@@ -142,7 +151,7 @@ class CrossAttentionOps(SublayerOps):
         return self.to_q[layer].step_backward(buffers["grad_q"], out=out)
 
     def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:
-        value, buffers = chunk.value, self._buffers[layer]
+        value, buffers, grad = chunk.value, self._buffers[layer], self._where_seen(grad, chunk.counts)
         self.to_out[layer].accumulate(grad.to(self._dtype), value("cross_attention.out")[layer].to(self._dtype))
         self.to_q[layer].accumulate(buffers["grad_q"], self._inputs[layer])
         weights, mask = value("cross_attention.probabilities")[layer], chunk.values.get("cross_attention.mask")
