@@ -7,10 +7,8 @@ is chosen and numbers are read. Its gradient is `feedback_transformer_pytorch::w
 
 The operator keeps what `recompute=True` keeps, the states between layers (L+1, T*B, D), and recomputes the rest in the
 backward pass. What a backend would keep besides has a shape that depends on the machine, and a traced graph must not.
-Forward and backward together then take 1.1 to 1.35 times as long as in eager mode (float32, one core of a CPU: 1.34
-with segments of 2 tokens and the compiled kernel, 1.14 with kv="per_layer", 1.30 with segments of 16 tokens); without
-gradients it is as fast. `torch.export` keeps nothing, so that an exported program whose gradient is taken walks forward
-twice.
+So forward and backward together take longer than in eager mode. `torch.export` keeps nothing: an exported program whose
+gradient is taken walks forward twice.
 
 Batch and time may be dynamic: no shape that the operators give depends on more than sums and products of them.
 """
