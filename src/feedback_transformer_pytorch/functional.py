@@ -92,7 +92,7 @@ def walk(
             )
         if given[name].dtype != x.dtype or given[name].device != x.device:
             raise InputError(
-                f"parameters[{name[6:]!r}] is {given[name].dtype} on {given[name].device}, x is {x.dtype} on {x.device}; "
+                f"parameters[{name[6:]!r}] is {given[name].dtype} on {given[name].device}, x {x.dtype} on {x.device}; "
                 "give both the same"
             )
     for name in given:
