@@ -312,7 +312,7 @@ def slots_before_block(patch: pytest.MonkeyPatch) -> None:
 
 def local_keys_and_values(patch: pytest.MonkeyPatch) -> None:
     """What a segment gives to its own."""
-    wrap(patch, AttentionCore, "grad_own", lambda original, *args: original(*args).zero_())
+    wrap(patch, AttentionCore, "grad_local", lambda original, *args: original(*args).zero_())
 
 
 def carried_values(patch: pytest.MonkeyPatch) -> None:

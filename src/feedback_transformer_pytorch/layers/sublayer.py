@@ -19,8 +19,8 @@ class MemoryView:
         values: (B, n, G, E), the memory's.
         to_kv: D to 2*G*E, makes the segment's own keys and values, which follow the memory's; None where a query sees
             no token of its segment.
-        distance: (S, n + own) or (B, S, n + own), how far each key is.
-        masked: (S, n + own) or (B, S, n + own) bool.
+        distance: (S, n + local) or (B, S, n + local), how far each key is.
+        masked: (S, n + local) or (B, S, n + local) bool.
         terms: what distances add to the scores.
         has_keys: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
     """

@@ -17,8 +17,8 @@ class AttentionMask:
     """What one segment of `length` tokens sees of n memory slots and, behind them, of itself.
 
     Attributes:
-        distance: (length, n + own) or (B, length, n + own), how far each key is, as the position counts it.
-        masked: (length, n + own) or (B, length, n + own) bool.
+        distance: (length, n + local) or (B, length, n + local), how far each key is, as the position counts it.
+        masked: (length, n + local) or (B, length, n + local) bool.
         has_keys: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
         blank: (B, 1, n) bool, True at slots before the row's document that stand for zero states; None for none.
     """

@@ -85,11 +85,10 @@ class _BackwardWalk:
         names = [stage.name for stage in self.walk.stages]
         shape = (self.walk.config.depth, states.shape[1], states.shape[2])
         return Chunk(
-            layout=layout,
-            buffer=self.walk.buffer,
             segments=segments,
             counts=[segment.rows.stop - segment.rows.start for segment in segments],
             names=names,
+            has_keys=self.walk.buffer.has_keys(segments),
             states=states,
             values=values,
             steps=layout.steps(segments, values),

@@ -87,13 +87,13 @@ def parameter_gradients(
 ) -> dict[str, Tensor]:
     """The gradients of the parameters, from pairs of a derived tensor and its gradient."""
     known: list[Any] = [(t, g) for t, g in pairs if t is not None and g is not None and t.requires_grad]
-    needing = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-    if not known or not needing:
+    needs_grad = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    if not known or not needs_grad:
         return {}
     found = torch.autograd.grad(
         [tensor for tensor, _ in known],
-        list(needing.values()),
+        list(needs_grad.values()),
         [grad.to(tensor.dtype) for tensor, grad in known],
         allow_unused=True,
     )
-    return {name: grad for name, grad in zip(needing, found, strict=True) if grad is not None}
+    return {name: grad for name, grad in zip(needs_grad, found, strict=True) if grad is not None}

@@ -22,8 +22,8 @@ class Window(NamedTuple):
 
     Attributes:
         keys, values: of each bank (BG, n, E), views of the memory; keys_t, values_t: the same transposed, (BG, E, n).
-        bias: (BG, Q, n + own), very negative where a key is masked.
-        distance: (Q, n + own) or (BG, Q, n + own), how far each key is; None where nobody asks.
+        bias: (BG, Q, n + local), very negative where a key is masked.
+        distance: (Q, n + local) or (BG, Q, n + local), how far each key is; None where nobody asks.
         length: the segment's, where all windows of that length have the same distances; None otherwise.
         has_keys: (R, 1), False for rows that see nothing at all; None when every row sees something.
         blank: (BG, n) bool, True at slots that stand for zero states; None for none.
@@ -74,6 +74,7 @@ class MemoryBuffer:
         self._full_masks: dict[int, AttentionMask] = {}
         self._full_biases: dict[int, Tensor] = {}
         self._distances: dict[int, Tensor] = {}
+        self._latest: tuple[Segment, AttentionMask] | None = None  # several callers ask for the mask of one segment
 
     @staticmethod
     def fresh(layout: Layout, keys: Tensor, values: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class MemoryBuffer:
         return self._counts_memory and self._visibility is None
 
     def bias(self, segment: Segment) -> tuple[Tensor, Tensor | None]:
-        """The bias (BG, Q, n + own) and `has_keys` (R, 1) of a segment."""
+        """The bias (BG, Q, n + local) and `has_keys` (R, 1) of a segment."""
         plan = self._layout.plan
         empty = plan.slots - plan.filled(segment)
         if not self.true_distances:
@@ -166,12 +167,12 @@ class MemoryBuffer:
             return bias, None
         bias = bias.clone()
         bias[..., :empty] = masked_score(bias.dtype)
-        sees_none = empty == plan.slots and not segment.own
+        sees_none = empty == plan.slots and not segment.local
         return bias, self._for_rows(segment, self.mask(segment).has_keys) if sees_none else None
 
     def has_keys(self, segments: Sequence[Segment]) -> Tensor | None:
         """For each row of some segments (R, 1), whether it sees anything; None when every row does."""
-        if self._visibility is None and (segments[0].own or self._layout.plan.filled(segments[0])):
+        if self._visibility is None and (segments[0].local or self._layout.plan.filled(segments[0])):
             return None  # the memory only fills up, so that later segments see something too
         batch = self._layout.plan.batch
         flags = [self._for_rows(segment, self.mask(segment).has_keys) for segment in segments]
@@ -184,7 +185,7 @@ class MemoryBuffer:
         )
 
     def full_bias(self, segment: Segment) -> Tensor:
-        """The bias (BG, Q, n + own) of a segment whose window is full, where distances are true ones."""
+        """The bias (BG, Q, n + local) of a segment whose window is full, where distances are true ones."""
         bias = self._full_biases.get(segment.length)
         if bias is None:
             bias = self._full_biases[segment.length] = self._for_heads(self._full_mask(segment))
@@ -192,9 +193,12 @@ class MemoryBuffer:
 
     def mask(self, segment: Segment) -> AttentionMask:
         """Which keys a segment sees, and how far they are."""
-        config, plan, device = self._layout.config, self._layout.plan, self.buffer.device
-        filled = plan.filled(segment)
-        return attention_mask(config, plan.slots, filled, segment.index, segment.length, self._visibility, device)
+        if self._latest is None or self._latest[0] != segment:
+            config, plan, device = self._layout.config, self._layout.plan, self.buffer.device
+            filled = plan.filled(segment)
+            mask = attention_mask(config, plan.slots, filled, segment.index, segment.length, self._visibility, device)
+            self._latest = segment, mask
+        return self._latest[1]
 
     def _full_mask(self, segment: Segment) -> AttentionMask:
         """The same if its window were full, all seen, and distances true ones."""
@@ -206,11 +210,11 @@ class MemoryBuffer:
         return found
 
     def distance(self, segment: Segment) -> Tensor:
-        """(length, n + own) or (B, length, n + own), how far each key of a segment's window is."""
+        """(length, n + local) or (B, length, n + local), how far each key of a segment's window is."""
         return (self._full_mask(segment) if self._counts_memory else self.mask(segment)).distance
 
     def _distance_of_queries(self, segment: Segment) -> Tensor:
-        """(Q, n + own) or (BG, Q, n + own), how far each key of a segment's window is."""
+        """(Q, n + local) or (BG, Q, n + local), how far each key of a segment's window is."""
         found = self._distances.get(segment.length)
         if found is None:
             distance, config = self.distance(segment), self._layout.config
@@ -224,7 +228,7 @@ class MemoryBuffer:
         return found
 
     def _for_heads(self, mask: AttentionMask) -> Tensor:
-        """The bias of a mask, (BG, Q, n + own)."""
+        """The bias of a mask, (BG, Q, n + local)."""
         config, batch = self._layout.config, self._layout.plan.batch
         bias = self.by_distance[:, mask.distance].movedim(0, -3)
         bias = bias.masked_fill(mask.masked.unsqueeze(-3), masked_score(bias.dtype))
@@ -270,7 +274,7 @@ class MemoryBuffer:
         return memory_of([torch.cat([states, self._layout.plan.from_rows(self.stored)[:, :count]], dim=1)])
 
     def add_bias_gradient(self, segment: Segment, grad_scores: Tensor, out: Tensor) -> None:
-        """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + own) give its biases."""
+        """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + local) give its biases."""
         batch = self._layout.plan.batch
         distance = self.distance(segment)
         grad = grad_scores.sum(0).view(batch, out.shape[0], segment.length, -1)

@@ -24,8 +24,8 @@ class Segment:
     rows: slice
 
     @property
-    def own(self) -> int:
-        """How many keys of its own it has: a lone token has none."""
+    def local(self) -> int:
+        """How many local keys it has: a single token has none."""
         return self.length if self.length > 1 else 0
 
 

@@ -22,13 +22,14 @@ class Kept(NamedTuple):
     """Something that a sub-layer keeps of every step, in every layer.
 
     Attributes:
-        per: "row": (L, R, width) for the R rows of the segments. "own row": the same, but not of a lone token, which
-            has no keys of its own. "score": (L, BG, Q, n + own) of each segment, one after another in one flat tensor.
+        per: "row": (L, R, width) for the R rows of the segments. "local row": the same, but not of segments of a
+            single token, which have no local keys. "score": (L, BG, Q, n + local) of each segment, one after another
+            in one flat tensor.
         width: numbers a row.
         dtype: their type.
     """
 
-    per: Literal["row", "own row", "score"]
+    per: Literal["row", "local row", "score"]
     width: int
     dtype: torch.dtype
 
@@ -54,7 +55,7 @@ class Layout(NamedTuple):
     def _empty(self, kind: Kept, segments: Sequence[Segment], like: Tensor) -> Tensor | None:
         if kind.per == "score":
             return like.new_empty(sum(self.score_counts(segments)), dtype=kind.dtype)
-        if kind.per == "own row" and all(segment.length == 1 for segment in segments):
+        if kind.per == "local row" and all(segment.length == 1 for segment in segments):
             return None
         return like.new_empty(self.config.depth, self.rows(segments), kind.width, dtype=kind.dtype)
 
@@ -97,10 +98,10 @@ class Layout(NamedTuple):
         return [none if segment.length == 1 else view for segment, view in zip(segments, views, strict=True)]
 
     def scores(self, segments: Sequence[Segment], flat: Tensor) -> list[Tensor]:
-        """For each segment the view (L, BG, Q, n + own) of what is kept per score."""
+        """For each segment the view (L, BG, Q, n + local) of what is kept per score."""
         parts = flat.split(self.score_counts(segments))
         return [
-            part.view(self.config.depth, self.groups, -1, self.plan.slots + segment.own)
+            part.view(self.config.depth, self.groups, -1, self.plan.slots + segment.local)
             for part, segment in zip(parts, segments, strict=True)
         ]
 
@@ -116,4 +117,4 @@ class Layout(NamedTuple):
     def score_counts(self, segments: Sequence[Segment]) -> list[int]:
         """How many scores each segment has in all layers."""
         per_query = self.config.depth * self.plan.batch * self.config.heads
-        return [per_query * segment.length * (self.plan.slots + segment.own) for segment in segments]
+        return [per_query * segment.length * (self.plan.slots + segment.local) for segment in segments]

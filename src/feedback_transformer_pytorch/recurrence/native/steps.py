@@ -53,9 +53,9 @@ class _Tables:
         assert probabilities is not None
         self.rows(at.q, q)
         self.rows(at.out, out)
-        own = values["attention.own"]
-        if own is not None:
-            self.rows(at.local_kv, own)
+        local = values["attention.local"]
+        if local is not None:
+            self.rows(at.local_kv, local)
         self.scores(at.probabilities, probabilities, count, len(q))
 
     def masks(self, at: structures.Segment, hidden_mask: Layers, values: Values, count: int, depth: int) -> None:
@@ -78,14 +78,14 @@ class _Tables:
 def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
     """Fills in what a segment sees, and returns what must be kept for the call."""
     plan, buffer = walk.plan, walk.buffer
-    filled, own = plan.filled(segment), segment.own
-    at.length, at.local, at.masked_slots = segment.length, own, plan.slots - filled
+    filled, local = plan.filled(segment), segment.local
+    at.length, at.local, at.masked_slots = segment.length, local, plan.slots - filled
     # The kernel leaves out slots that hold nothing, so that the bias of a full window serves where distances are true
     # ones and something is seen.
     bias: Tensor | None
-    if buffer.true_distances and filled + own > 0:
+    if buffer.true_distances and filled + local > 0:
         bias, has_keys = buffer.full_bias(segment).contiguous(), None
-        if not walk.biases and not own:
+        if not walk.biases and not local:
             bias = None  # all of it is zero
     else:
         bias, has_keys = buffer.bias(segment)
@@ -146,7 +146,7 @@ class KernelForwardSteps:
         rows, dim = segment.length * x.shape[0], x.shape[2]
         widest = max(layout.config.hidden_dim, dim)  # the memory's norm is written there too
         buffers = [x.new_empty(rows, width) for width in (dim, widest, 2 * layout.config.kv_dim)]
-        buffers.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.own))
+        buffers.append(x.new_empty(self._kernel.model.threads, self._walk.plan.slots + segment.local))
         at.normed, at.product, at.kv, at.segment.weights = (tensor.data_ptr() for tensor in buffers)
         return at, moving, (resting, buffers)
 
@@ -207,7 +207,7 @@ class KernelBackwardSteps:
         """For the chunk's segments of this length, a structure, and what moves with the segment."""
         chunk, at, tables, config = self._chunk, structures.Backward(), _Tables(), self._walk.config
         count, length = self._counts[index], segment.length
-        columns, threads = self._walk.plan.slots + segment.own, self._kernel.model.threads
+        columns, threads = self._walk.plan.slots + segment.local, self._kernel.model.threads
         probabilities = chunk.value("attention.probabilities")
         if length not in self._scores_workspace:
             like, groups = probabilities, self._memory.total.shape[1]
@@ -234,9 +234,9 @@ class KernelBackwardSteps:
         tables.rows(at.grad_q, attention.grad_q)
         if position_vectors(self._walk) is not None:
             tables.rows(at.grad_products, [columns for (columns,) in attention.grad_columns])
-        own = [grad for grad in attention.grad_own if grad is not None]
-        if own:
-            tables.rows(at.grad_local, own)
+        local = [grad for grad in attention.grad_local if grad is not None]
+        if local:
+            tables.rows(at.grad_local, local)
         tables.rows(at.mean_f, [each.mean for each in norms_f])
         tables.rows(at.rstd_f, [each.rstd for each in norms_f])
         tables.rows(at.product, feedforward.products)

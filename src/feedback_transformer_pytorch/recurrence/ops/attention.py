@@ -14,7 +14,7 @@ from ..layout.plan import Plan, Segment
 from ..layout.precision import Precision
 from ..layout.tape import Kept, Layout, Step
 from ..layout.workspace import Workspace
-from .attention_core import AttentionCore, OwnKeysValues
+from .attention_core import AttentionCore, LocalKeysValues
 from .chunk import Chunk
 from .key_value_gradient import KeyValueGradient
 from .parameters import Parameters
@@ -30,7 +30,7 @@ class AttentionOps(SublayerOps):
         memory: the gradient of keys and values, which the backward walk hands over before it starts.
         grad_bias: (H, M+S), what the gradients of the biases are added to; likewise. None for none.
         inputs: by layer (Rc, D), of a prepared chunk; likewise the gradients that steps write: grad_q (Rc, H*E), of
-            scaled queries; grad_own (Rc, 2*G*E), zero for lone tokens, or None where all are; grad_columns, for each
+            scaled queries; grad_local (Rc, 2*G*E), zero for lone tokens, or None where all are; grad_columns, for each
             term (Rc, H*columns).
     """
 
@@ -68,7 +68,7 @@ class AttentionOps(SublayerOps):
         empty = [torch.empty(0)] * len(names)
         self.inputs: list[Tensor] = list(empty)
         self.grad_q: list[Tensor] = list(empty)
-        self.grad_own: list[Tensor | None] = list(empty)
+        self.grad_local: list[Tensor | None] = list(empty)
         self.grad_columns: list[list[Tensor]] = [[] for _ in names]
 
     @classmethod
@@ -76,7 +76,7 @@ class AttentionOps(SublayerOps):
         inner, dtype = config.heads * config.dim_head, precision.attention
         return {
             "q": Kept("row", inner, dtype),  # scaled
-            "own": Kept("own row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
+            "local": Kept("local row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
             "probabilities": Kept("score", 0, dtype),
             "out": Kept("row", inner, dtype),
         }
@@ -90,36 +90,36 @@ class AttentionOps(SublayerOps):
         if mask is None:
             return
         plan: Plan = self._layout.plan
-        filled, own = plan.filled(segment), segment.own
+        filled, local = plan.filled(segment), segment.local
         mask.zero_()
-        if filled or own:
+        if filled or local:
             seen = mask[..., plan.slots - filled :]
-            shape = (plan.batch, self._heads, segment.length, filled + own)
+            shape = (plan.batch, self._heads, segment.length, filled + local)
             seen.copy_(dropout_mask(seen.new_empty(shape), self._dropout).view(seen.shape))
 
     def step(self, layer: int, x: Tensor, window: Window, at: Step) -> Tensor:
-        self._project(layer, x, at["attention.q"], at["attention.own"])
+        self._project(layer, x, at["attention.q"], at["attention.local"])
         self._attend(layer, window, at)
         return self._output(layer, at["attention.out"], window.has_keys)
 
     def recompute(self, layer: int, x: Tensor, chunk: Chunk, windows: Sequence[Window], output: bool) -> Tensor | None:
-        own = chunk.values["attention.own"]
-        self._project(layer, x, chunk.value("attention.q")[layer], None if own is None else own[layer])
+        local = chunk.values["attention.local"]
+        self._project(layer, x, chunk.value("attention.q")[layer], None if local is None else local[layer])
         for window, at in zip(windows, chunk.steps, strict=True):
             self._attend(layer, window, at[layer])
         if not output:
             return None
-        return self._output(layer, chunk.value("attention.out")[layer], self._buffer.has_keys(chunk.segments))
+        return self._output(layer, chunk.value("attention.out")[layer], chunk.has_keys)
 
-    def _project(self, layer: int, x: Tensor, q: Tensor | None, own: Tensor | None) -> None:
-        """Writes queries, and own keys and values, of a step or of a chunk."""
+    def _project(self, layer: int, x: Tensor, q: Tensor | None, local: Tensor | None) -> None:
+        """Writes queries, and the segment's keys and values, of a step or of a chunk."""
         self.to_q[layer].step(x, out=q)
-        if own is not None:
-            self._to_kv[layer].step(x, out=own)
+        if local is not None:
+            self._to_kv[layer].step(x, out=local)
 
     def _attend(self, layer: int, window: Window, at: Step) -> None:
         """Writes the probabilities and what they give."""
-        core, own, bank = self._core, self._own(at), layer if self._banks > 1 else 0
+        core, local, bank = self._core, self._local(at), layer if self._banks > 1 else 0
         q_rows, probabilities, out = at["attention.q"], at["attention.probabilities"], at["attention.out"]
         assert q_rows is not None
         assert probabilities is not None
@@ -129,13 +129,13 @@ class AttentionOps(SublayerOps):
             bias = bias + term.step(q, of_window)
         weights: Tensor
         if self._spans is None:
-            weights = core.probabilities(q, window.keys_t[bank], own, bias, probabilities)
+            weights = core.probabilities(q, window.keys_t[bank], local, bias, probabilities)
         else:
             kept, beyond = self._span_of(window)
-            core.probabilities(q, window.keys_t[bank], own, bias + beyond[layer], probabilities)
+            core.probabilities(q, window.keys_t[bank], local, bias + beyond[layer], probabilities)
             weights = self._spans.step(probabilities, kept[layer])
         mask = at.get("attention.mask")
-        core.step(weights if mask is None else weights * mask, window.values[bank], own, out)
+        core.step(weights if mask is None else weights * mask, window.values[bank], local, out)
 
     def _output(self, layer: int, out: Tensor | None, has_keys: Tensor | None) -> Tensor:
         """What attention gave to (R, D), of a step or of a chunk."""
@@ -143,9 +143,9 @@ class AttentionOps(SublayerOps):
         y = self.to_out[layer].step(out.to(self._dtype))
         return y if has_keys is None else y * has_keys
 
-    def _own(self, at: Step) -> OwnKeysValues:
-        own = at["attention.own"]
-        return None if own is None else self._core.split_own(own)
+    def _local(self, at: Step) -> LocalKeysValues:
+        local = at["attention.local"]
+        return None if local is None else self._core.split_local(local)
 
     def _terms_of(self, window: Window) -> list[Tensor]:
         """For each term what it needs of a window's distances."""
@@ -166,10 +166,10 @@ class AttentionOps(SublayerOps):
         return self._spans.window(window.distance, window.length)
 
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
-        get, q, own = self._workspace.get, chunk.value("attention.q"), chunk.values["attention.own"]
+        get, q, local = self._workspace.get, chunk.value("attention.q"), chunk.values["attention.local"]
         self.inputs[layer] = x
         self.grad_q[layer] = get(f"grad_q.{layer}", tuple(q.shape[1:]), x)
-        self.grad_own[layer] = None if own is None else x.new_zeros(own.shape[1:])
+        self.grad_local[layer] = None if local is None else x.new_zeros(local.shape[1:])
         self.grad_columns[layer] = [
             get(f"grad_columns.{number}.{layer}", (q.shape[1], self._heads * term.columns), q)
             for number, term in enumerate(self.terms)
@@ -179,12 +179,12 @@ class AttentionOps(SublayerOps):
         counts = chunk.counts
         self._at, self._rows = chunk.steps, chunk.value("attention.q").split(counts, dim=1)
         self._grad_q = [grad.split(counts) for grad in self.grad_q]
-        self._grad_own = [None if grad is None else grad.split(counts) for grad in self.grad_own]
+        self._grad_local = [None if grad is None else grad.split(counts) for grad in self.grad_local]
         self._grad_columns = [[grad.split(counts) for grad in grads] for grads in self.grad_columns]
         self._scores = self._weights(chunk)
 
     def _weights(self, chunk: Chunk) -> list[Tensor]:
-        """For each segment (L, BG, Q, n + own), what the values were multiplied with."""
+        """For each segment (L, BG, Q, n + local), what the values were multiplied with."""
         scores = self._layout.scores(chunk.segments, chunk.value("attention.probabilities"))
         if self._spans is not None:
             windows = self._buffer.windows(chunk.segments)
@@ -206,8 +206,8 @@ class AttentionOps(SublayerOps):
         if window.has_keys is not None:
             grad = grad * window.has_keys
         self.to_out[layer].step_backward(grad.to(self._dtype), out=grad_out)
-        heads, own = core.split(grad_out), self._own(at)
-        grad_p = core.grad_weights(heads, window.values_t[bank], own, at.get("attention.mask"))
+        heads, local = core.split(grad_out), self._local(at)
+        grad_p = core.grad_weights(heads, window.values_t[bank], local, at.get("attention.mask"))
         probabilities = at["attention.probabilities"]
         assert probabilities is not None
         if self._spans is not None:
@@ -215,17 +215,17 @@ class AttentionOps(SublayerOps):
             kept = self._span_of(window)[0][layer]
             grad_p = self._spans.step_backward(layer, window.length, grad_p, probabilities, kept)
         core.softmax_backward(grad_p, probabilities, grad_scores)
-        core.grad_queries(grad_scores, window.keys[bank], own, grad_q)
+        core.grad_queries(grad_scores, window.keys[bank], local, grad_q)
         for term, of_window, columns in zip(self.terms, self._terms_of(window), self._grad_columns[layer], strict=True):
             rows = core.join(term.step_backward(grad_scores, of_window), columns[index])
             term.add_query_gradient(rows, grad_q)
         self.to_q[layer].step_backward(grad_q, out=out)
-        grad_own = self._grad_own[layer]
-        if own is not None and grad_own is not None:
+        grad_local = self._grad_local[layer]
+        if local is not None and grad_local is not None:
             q = at["attention.q"]
             assert q is not None
             weights = self._scores[index][layer]
-            rows = core.grad_own(core.split(q), heads, grad_scores, weights, grad_own[index])
+            rows = core.grad_local(core.split(q), heads, grad_scores, weights, grad_local[index])
             out.add_(self._to_kv[layer].step_backward(rows))
         return out
 
@@ -264,13 +264,12 @@ class AttentionOps(SublayerOps):
         return heads.permute(0, 1, 3, 4, 2, 5).reshape(layers, batch * groups, -1, heads.shape[-1])
 
     def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:
-        seen = self._buffer.has_keys(chunk.segments)
-        grad = grad if seen is None else grad * seen
+        grad = grad if chunk.has_keys is None else grad * chunk.has_keys
         self.to_out[layer].accumulate(grad.to(self._dtype), chunk.value("attention.out")[layer].to(self._dtype))
-        x, grad_own = self.inputs[layer], self.grad_own[layer]
+        x, grad_local = self.inputs[layer], self.grad_local[layer]
         self.to_q[layer].accumulate(self.grad_q[layer], x)
-        if grad_own is not None:
-            self._to_kv[layer].accumulate(grad_own, x)
+        if grad_local is not None:
+            self._to_kv[layer].accumulate(grad_local, x)
         for term, columns in zip(self.terms, self.grad_columns[layer], strict=True):
             term.accumulate(columns, chunk.value("attention.q")[layer])
 

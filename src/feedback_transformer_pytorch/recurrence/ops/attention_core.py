@@ -7,14 +7,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-OwnKeysValues: TypeAlias = tuple[Tensor, Tensor] | None
+LocalKeysValues: TypeAlias = tuple[Tensor, Tensor] | None
 
 
 class AttentionCore:
     """Attention of a step's queries over a window and, behind it, over their own segment.
 
     In tensors of heads, BG is batch times key/value heads, Q query heads per key/value head times the tokens of the
-    segment, and n the window. `own` is the pair of keys and values (BG, s, E) of the segment itself, or None.
+    segment, and n the window. `local` is the pair of keys and values (BG, s, E) of the segment itself, or None.
     """
 
     def __init__(self, batch: int, groups: int, heads_per_group: int) -> None:
@@ -36,39 +36,39 @@ class AttentionCore:
         length = rows.shape[0] // self._batch
         return rows.view(self._batch, length, self._groups, self._heads_per_group, -1).permute(0, 2, 3, 1, 4)
 
-    def split_own(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def split_local(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(B*s, 2*G*E) to keys and values (BG, s, E)."""
         pair = rows.view(self._batch, rows.shape[0] // self._batch, 2, self._groups, -1).permute(2, 0, 3, 1, 4)
         keys, values = pair.flatten(1, 2).unbind(0)
         return keys, values
 
     @staticmethod
-    def probabilities(q: Tensor, keys_t: Tensor, own: OwnKeysValues, bias: Tensor, out: Tensor) -> Tensor:
+    def probabilities(q: Tensor, keys_t: Tensor, local: LocalKeysValues, bias: Tensor, out: Tensor) -> Tensor:
         """softmax(q keys^T + bias) into `out` (BG, Q, n + s); q (BG, Q, E) is scaled, keys_t is (BG, E, n)."""
-        if own is None and bias.dtype == q.dtype:
+        if local is None and bias.dtype == q.dtype:
             scores = torch.baddbmm(bias, q, keys_t)
         else:
             scores = torch.bmm(q, keys_t)
-            if own is not None:
-                scores = torch.cat([scores, torch.bmm(q, own[0].transpose(1, 2))], -1)
+            if local is not None:
+                scores = torch.cat([scores, torch.bmm(q, local[0].transpose(1, 2))], -1)
             scores = scores + bias
         if scores.dtype == out.dtype:
             return torch.softmax(scores, -1, out=out)
         return out.copy_(torch.softmax(scores, -1))
 
-    def step(self, probabilities: Tensor, values: Tensor, own: OwnKeysValues, out: Tensor) -> Tensor:
+    def step(self, probabilities: Tensor, values: Tensor, local: LocalKeysValues, out: Tensor) -> Tensor:
         """Probabilities (BG, Q, n + s) times values (BG, n, E), into the rows `out` (B*s, G*q*E)."""
-        if out.shape[0] == self._batch and own is None:
+        if out.shape[0] == self._batch and local is None:
             torch.bmm(probabilities, values, out=self.split(out))
             return out
-        return self.join(self._both(probabilities, values, None if own is None else own[1]), out)
+        return self.join(self._both(probabilities, values, None if local is None else local[1]), out)
 
     @staticmethod
-    def grad_weights(grad: Tensor, values_t: Tensor, own: OwnKeysValues, mask: Tensor | None) -> Tensor:
+    def grad_weights(grad: Tensor, values_t: Tensor, local: LocalKeysValues, mask: Tensor | None) -> Tensor:
         """The gradient (BG, Q, n + s) of the weights before dropout, from `grad` (BG, Q, E) of the output."""
         found = torch.bmm(grad, values_t)
-        if own is not None:
-            found = torch.cat([found, torch.bmm(grad, own[1].transpose(1, 2))], -1)
+        if local is not None:
+            found = torch.cat([found, torch.bmm(grad, local[1].transpose(1, 2))], -1)
         return found if mask is None else found * mask
 
     @staticmethod
@@ -76,14 +76,14 @@ class AttentionCore:
         """Writes the gradient of the scores (BG, Q, n + s), from that of the probabilities."""
         torch._softmax_backward_data(grad, probabilities, -1, grad.dtype, grad_input=out)
 
-    def grad_queries(self, grad_scores: Tensor, keys: Tensor, own: OwnKeysValues, out: Tensor) -> None:
+    def grad_queries(self, grad_scores: Tensor, keys: Tensor, local: LocalKeysValues, out: Tensor) -> None:
         """Writes the gradient of the query rows (B*s, G*q*E)."""
-        if own is None and out.shape[0] == self._batch and out.dtype == grad_scores.dtype:
+        if local is None and out.shape[0] == self._batch and out.dtype == grad_scores.dtype:
             torch.bmm(grad_scores, keys, out=self.split(out))
         else:
-            self.join(self._both(grad_scores, keys, None if own is None else own[0]), out)
+            self.join(self._both(grad_scores, keys, None if local is None else local[0]), out)
 
-    def grad_own(self, q: Tensor, grad: Tensor, grad_scores: Tensor, weights: Tensor, out: Tensor) -> Tensor:
+    def grad_local(self, q: Tensor, grad: Tensor, grad_scores: Tensor, weights: Tensor, out: Tensor) -> Tensor:
         """Writes the gradient of the segment's own keys and values into the rows `out` (B*s, 2*G*E).
 
         Args:
@@ -97,8 +97,8 @@ class AttentionCore:
         return out
 
     @staticmethod
-    def _both(weights: Tensor, window: Tensor, own: Tensor | None) -> Tensor:
-        if own is None:
+    def _both(weights: Tensor, window: Tensor, local: Tensor | None) -> Tensor:
+        if local is None:
             return torch.bmm(weights, window)
         slots = window.shape[1]
-        return torch.bmm(weights[..., :slots], window).baddbmm_(weights[..., slots:], own)
+        return torch.bmm(weights[..., :slots], window).baddbmm_(weights[..., slots:], local)

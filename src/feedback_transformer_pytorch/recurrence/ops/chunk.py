@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..layout.buffer import MemoryBuffer
 from ..layout.plan import Segment
-from ..layout.tape import Layout, Step, Values
+from ..layout.tape import Step, Values
 
 
 @dataclass(frozen=True)
@@ -18,6 +17,7 @@ class Chunk:
     Attributes:
         counts: rows of each segment.
         names: of the sub-layers of a block, in their order.
+        has_keys: (Rc, 1), False for rows that see nothing at all; None when every row sees something.
         states: (L+1, Rc, D), the inputs of the layers and the top.
         values: what the sub-layers kept, dropout masks among it.
         steps: for each segment, for each layer, its views of `values`.
@@ -25,11 +25,10 @@ class Chunk:
         grad_inputs: by sub-layer but the first (L, Rc, D), the gradients of their inputs.
     """
 
-    layout: Layout
-    buffer: MemoryBuffer
     segments: list[Segment]
     counts: list[int]
     names: list[str]
+    has_keys: Tensor | None
     states: Tensor
     values: Values
     steps: list[list[Step]]

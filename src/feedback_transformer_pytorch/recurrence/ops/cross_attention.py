@@ -55,7 +55,7 @@ class CrossAttentionOps(SublayerOps):
         if mask is not None:
             self._bias.masked_fill_(~mask.repeat_interleave(groups, 0)[:, None], masked_score(dtype))
         rows = [to_kv.step(self._context).to(dtype) for to_kv in self._to_kv]
-        pairs = [self._core.split_own(each) for each in rows]
+        pairs = [self._core.split_local(each) for each in rows]
         self._keys, self._values = zip(*pairs, strict=True)
         self._keys_t = [keys.transpose(1, 2) for keys in self._keys]
         self._values_t = [values.transpose(1, 2) for values in self._values]

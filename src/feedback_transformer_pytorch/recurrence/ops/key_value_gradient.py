@@ -52,7 +52,7 @@ class KeyValueGradient:
         return total
 
     def add(self, segment: int, grad_scores: Tensor, weights: Tensor, q: Tensor, grad: Tensor) -> None:
-        """Takes a segment's part, of all layers: (L, BG, Q, n + own) twice, then (L, BG, Q, E) twice."""
+        """Takes a segment's part, of all layers: (L, BG, Q, n + local) twice, then (L, BG, Q, E) twice."""
         columns = slice(segment * self._length, segment * self._length + self._slots)
         for band, place, factors, operand in zip(
             self.grad_scores_band, self.operands, (grad_scores, weights), (q, grad), strict=True

@@ -27,8 +27,8 @@ class Linear:
         self.weight, self.bias, self.scale = weight, bias, scale
         self._precision, self._rows, self._steps = precision, rows, steps
         self.gradients: list[Tensor | None] = [
-            torch.zeros_like(parameter) if wants and parameter is not None else None
-            for parameter, wants in zip((weight, bias), needs_grad, strict=True)
+            torch.zeros_like(parameter) if needs and parameter is not None else None
+            for parameter, needs in zip((weight, bias), needs_grad, strict=True)
         ]
 
     @cached_property

@@ -15,7 +15,7 @@ class Norm:
         self.weight, self.bias, self.eps = weight, bias, eps
         self._shape = list(weight.shape)
         self._needs_grad = [False, *needs_grad]
-        self.gradients: list[Tensor | None] = [torch.zeros_like(weight) if wants else None for wants in needs_grad]
+        self.gradients: list[Tensor | None] = [torch.zeros_like(weight) if needs else None for needs in needs_grad]
 
     @classmethod
     def plain(cls, like: Tensor, width: int, eps: float) -> Norm:

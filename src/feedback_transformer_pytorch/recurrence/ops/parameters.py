@@ -31,10 +31,10 @@ class Parameters:
         """The Linear of this name, for steps of the walk, or for a single one of `rows` rows."""
         op = self._ops.get(name)
         if op is None:
-            weight, bias, wants = self._of(name)
+            weight, bias, needs = self._of(name)
             steps = len(self._plan.segments) if rows is None else 1
             rows = self._plan.row_counts[0] if rows is None else rows
-            op = self._ops[name] = Linear(weight, bias, self.precision, wants, rows, steps, scale)
+            op = self._ops[name] = Linear(weight, bias, self.precision, needs, rows, steps, scale)
         assert isinstance(op, Linear)
         return op
 
@@ -42,16 +42,16 @@ class Parameters:
         """The LayerNorm of this name."""
         op = self._ops.get(name)
         if op is None:
-            weight, bias, wants = self._of(name)
+            weight, bias, needs = self._of(name)
             assert bias is not None
-            op = self._ops[name] = Norm(weight, bias, eps, wants)
+            op = self._ops[name] = Norm(weight, bias, eps, needs)
         assert isinstance(op, Norm)
         return op
 
     def _of(self, name: str) -> tuple[Tensor, Tensor | None, tuple[bool, bool]]:
         names = f"{name}.weight", f"{name}.bias"
-        wants = names[0] in self._needs_grad, names[1] in self._needs_grad
-        return self.tensors[names[0]], self.tensors.get(names[1]), wants
+        needs = names[0] in self._needs_grad, names[1] in self._needs_grad
+        return self.tensors[names[0]], self.tensors.get(names[1]), needs
 
     def gradients(self) -> dict[str, Tensor]:
         """What has been gathered, by the name of the parameter."""

@@ -26,10 +26,10 @@ class ScoreOps(Protocol):
     gradients: list[Tensor | None]
 
     def of_window(self, distance: Tensor) -> Tensor:
-        """What a step needs of the distances (Q, n + own) or (BG, Q, n + own) of its window."""
+        """What a step needs of the distances (Q, n + local) or (BG, Q, n + local) of its window."""
 
     def step(self, q: Tensor, window: Tensor) -> Tensor:
-        """Queries (BG, Q, E), which are scaled, to what is added to their scores (BG, Q, n + own)."""
+        """Queries (BG, Q, E), which are scaled, to what is added to their scores (BG, Q, n + local)."""
 
     def step_backward(self, grad_scores: Tensor, window: Tensor) -> Tensor:
         """The gradient (BG, Q, columns) of what the queries are multiplied to, from that of the scores."""

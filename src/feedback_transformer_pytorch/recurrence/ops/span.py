@@ -31,8 +31,8 @@ class SpanOps:
         self._found: dict[int, Tensor] = {}
 
     def window(self, distance: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """What steps of `length` tokens need, whose keys are at distances (Q, n + own): the parts that are kept
-        (L, G, Q, n + own), and what is added to the scores (L, Q, n + own)."""
+        """What steps of `length` tokens need, whose keys are at distances (Q, n + local): the parts that are kept
+        (L, G, Q, n + local), and what is added to the scores (L, Q, n + local)."""
         found = self._windows.get(length)
         if found is None:
             beyond = distance > self._reach[:, None, None]
@@ -42,28 +42,28 @@ class SpanOps:
 
     def _by_query(self, distance: Tensor, length: int) -> Tensor:
         of_token = distance[:length]
-        by_head = self._kept[:, :, of_token]  # (L, H, length, n + own)
+        by_head = self._kept[:, :, of_token]  # (L, H, length, n + local)
         return by_head.unflatten(1, (self._groups, -1)).flatten(2, 3)
 
     def step(self, probabilities: Tensor, kept: Tensor) -> Tensor:
-        """(..., BG, Q, n + own) to weights of the same shape; kept is (..., G, Q, n + own)."""
+        """(..., BG, Q, n + local) to weights of the same shape; kept is (..., G, Q, n + local)."""
         by_group = probabilities.unflatten(-3, (-1, self._groups))
         return narrow(by_group, kept.unsqueeze(-4)).flatten(-4, -3)
 
     def step_backward(self, layer: int, length: int, grad: Tensor, probabilities: Tensor, kept: Tensor) -> Tensor:
-        """The gradient of the probabilities (BG, Q, n + own) of a layer, from that of the weights."""
+        """The gradient of the probabilities (BG, Q, n + local) of a layer, from that of the weights."""
         p, g = (tensor.unflatten(0, (-1, self._groups)) for tensor in (probabilities, grad))
         left = p * kept
         total = left.sum(-1, keepdim=True) + EPS
         grad_left = (g - (g * (left / total)).sum(-1, keepdim=True)) / total
         if length not in self._found:
-            self._found[length] = torch.zeros_like(self._windows[length][0])
+            self._found[length] = torch.zeros_like(self._windows[length][0], dtype=self.gradient.dtype)
         self._found[length][layer] += (grad_left * p).sum(0)
         return (grad_left * kept).flatten(0, 1)
 
     def finish(self, distance: Tensor, length: int) -> None:
-        """Adds to `gradient` what steps of `length` tokens gave, whose keys are at distances (length, n + own)."""
+        """Adds to `gradient` what steps of `length` tokens gave, whose keys are at distances (length, n + local)."""
         if length not in self._found:
             return
-        grad = self._found.pop(length).unflatten(2, (-1, length)).flatten(1, 2)  # (L, H, length, n + own)
+        grad = self._found.pop(length).unflatten(2, (-1, length)).flatten(1, 2)  # (L, H, length, n + local)
         self.gradient.index_add_(2, distance.flatten(), grad.flatten(2).to(self.gradient.dtype))
