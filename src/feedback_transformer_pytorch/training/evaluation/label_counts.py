@@ -133,7 +133,7 @@ def _compare(
     logits: Tensor, labels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], float]:
     """Which labels count and which of those are right, (R, t) each, and the loss of all."""
-    targets = torch.from_numpy(np.ascontiguousarray(labels)).to(logits.device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(logits.device)
     nats = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=IGNORE, reduction="sum")
     hits = (logits.argmax(-1) == targets).cpu().numpy()
     counts = labels != IGNORE
