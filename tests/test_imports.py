@@ -89,7 +89,7 @@ ORDER: dict[str, list[str]] = {
         "corpus",
         "streams",
     ],
-    "tasks": ["task", "automaton", "groups"],
+    "tasks": ["task", "automaton", "groups", "random_walk", "arithmetic", "copying", "counting"],
     "training": [
         "schema",
         "options",
