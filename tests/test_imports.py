@@ -89,7 +89,7 @@ ORDER: dict[str, list[str]] = {
         "corpus",
         "streams",
     ],
-    "tasks": ["task", "automaton", "groups", "random_walk", "arithmetic", "copying", "counting", "mqar"],
+    "tasks": ["task", "automaton", "groups", "random_walk", "arithmetic", "copying", "counting", "mqar", "algorithmic"],
     "training": [
         "schema",
         "options",
