@@ -25,11 +25,25 @@ def positions(groups: Groups) -> bytes:
     for axes, (title, results) in zip(_panels(figure, len(groups)), groups, strict=True):
         for result, style in zip(results, _styles(results), strict=True):
             tests = [run["test"]["512"]["by_position"] for run in result.runs]
-            points = [(t, found) for t in LENGTHS if (found := [x for x in (accuracy_at(p, t) for p in tests) if x is not None])]
+            points = [
+                (t, found)
+                for t in LENGTHS
+                if (found := [x for x in (accuracy_at(p, t) for p in tests) if x is not None])
+            ]
             places = [t for t, _ in points]
             colour, marker, dash = style
-            axes.plot(places, [median(f) for _, f in points], dash, color=colour, marker=marker, markersize=3, label=result.row.label)
-            axes.fill_between(places, [min(f) for _, f in points], [max(f) for _, f in points], color=colour, alpha=0.12, linewidth=0)
+            axes.plot(
+                places,
+                [median(f) for _, f in points],
+                dash,
+                color=colour,
+                marker=marker,
+                markersize=3,
+                label=result.row.label,
+            )
+            axes.fill_between(
+                places, [min(f) for _, f in points], [max(f) for _, f in points], color=colour, alpha=0.12, linewidth=0
+            )
         axes.axvline(results[0].row.options["block_len"], color="0.5", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
         axes.set(title=title, xlabel="position (dotted: longest in training)", ylim=(-0.03, 1.03))

@@ -1,7 +1,7 @@
 """Makes README.md and the plots from the results.
 
-    python experiments/report.py            writes them
-    python experiments/report.py --check    fails if they are not what the results say
+python experiments/report.py            writes them
+python experiments/report.py --check    fails if they are not what the results say
 """
 
 from __future__ import annotations

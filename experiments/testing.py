@@ -15,7 +15,9 @@ def measure(run: str, test: dict[str, Any]) -> dict[str, Any]:
         test: arguments of `eval` for each test, by the test's name; {} for the test stream of the run's task. The
             accuracy by position is kept where the sequences have a length.
     """
-    return {name: _rounded(evaluate_run(EvalOptions(run=run, **arguments)).to_dict()) for name, arguments in test.items()}
+    return {
+        name: _rounded(evaluate_run(EvalOptions(run=run, **arguments)).to_dict()) for name, arguments in test.items()
+    }
 
 
 def _rounded(figures: dict[str, Any]) -> dict[str, Any]:

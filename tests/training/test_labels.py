@@ -133,9 +133,7 @@ def test_a_run_on_labels_resumes_exactly(
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_groups_learn_what_all_rows_together_do(
-    parity: TrainOptions, processes: Processes, accumulate: int
-) -> None:
+def test_groups_learn_what_all_rows_together_do(parity: TrainOptions, processes: Processes, accumulate: int) -> None:
     """Although they have different numbers of labels."""
 
     def trainer(options: TrainOptions) -> Trainer:
@@ -199,9 +197,7 @@ def test_labels_of_files_are_evaluated(parity: TrainOptions, lines: Callable[...
         evaluate_run(EvalOptions(run=options.out, files=[other], length=3))
 
 
-def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(
-    parity: TrainOptions, lines: Callable[..., str]
-) -> None:
+def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(parity: TrainOptions, lines: Callable[..., str]) -> None:
     options = dataclasses.replace(parity, task=None, labelled="stream", files=[lines()])
     train(options)
     test = lines("test.jsonl", 100)

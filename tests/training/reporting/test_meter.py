@@ -47,7 +47,12 @@ def test_an_interval_is_the_average_of_its_updates(wait: Callable[[float], None]
         wait(0.5)
         meter.add(step(update, loss))
     interval = meter.take()
-    assert (interval.update, interval.loss, interval.figures, interval.grad_norm) == (2, 2.0, {"bits_per_byte": 4.0}, 4.0)
+    assert (interval.update, interval.loss, interval.figures, interval.grad_norm) == (
+        2,
+        2.0,
+        {"bits_per_byte": 4.0},
+        4.0,
+    )
     assert (interval.tokens, interval.seconds, interval.tokens_per_second) == (128, 1.0, 128.0)
     assert (interval.lr, interval.block_len, interval.seconds_left, interval.skipped) == (0.2, 16, 4.0, 0)
     assert interval.peak_memory_bytes > 10**6

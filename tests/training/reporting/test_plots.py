@@ -55,7 +55,9 @@ def test_a_comparison_is_a_picture(x: Literal["update", "tokens", "seconds"]) ->
 
 def test_each_run_changes_the_comparison() -> None:
     slow, fast = ("run", metrics(rate=0.5)), ("run", metrics(rate=2.0))
-    pictures = [comparison_png(runs, x="tokens", metric=BITS_PER_BYTE) for runs in ([slow], [fast], [slow, fast], [fast, slow])]
+    pictures = [
+        comparison_png(runs, x="tokens", metric=BITS_PER_BYTE) for runs in ([slow], [fast], [slow, fast], [fast, slow])
+    ]
     assert len(set(pictures)) == 4
 
 
