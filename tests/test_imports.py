@@ -30,7 +30,6 @@ ORDER: dict[str, list[str]] = {
         "generation",
         "tasks",
         "data",
-        "tasks",
         "training",
         "cli",
     ],
