@@ -6,11 +6,12 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from figures import Result, accuracy_at
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from figures import Result, accuracy_at
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}

@@ -11,6 +11,7 @@ import yaml
 from feedback_transformer_pytorch.training.options import TrainOptions
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 TABLE = "table.yaml"  # what the rows of a folder share
 FIELDS = {"label", "group", "seeds", "lr", "test", "options"}
 
@@ -42,7 +43,7 @@ class Row:
     @property
     def result(self) -> Path:
         """The file of its results."""
-        return HERE / "results" / self.table / f"{self.name}.json"
+        return RESULTS / self.table / f"{self.name}.json"
 
     def run_options(self, lr: float, seed: int, runs: Path) -> TrainOptions:
         """The options of one run."""

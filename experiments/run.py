@@ -28,10 +28,9 @@ from feedback_transformer_pytorch.training.saving.run import Run
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "benchmarks"))
 
+from environment import describe  # noqa: E402
 from rows import Row, rows, tables  # noqa: E402
 from testing import measure  # noqa: E402
-
-from environment import describe  # noqa: E402
 
 RUNS = HERE / "runs"
 CURVE = 60  # points of a curve that are kept

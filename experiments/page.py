@@ -1,7 +1,7 @@
 """Makes README.md and the plots from the results.
 
-python experiments/report.py            writes them
-python experiments/report.py --check    fails if they are not what the results say
+python experiments/page.py            writes them
+python experiments/page.py --check    fails if they are not what the results say
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEAD = """# Experiments
 
 What feedback memory brings, and what it costs. `make experiments` runs every row that has no result yet; it may be
 stopped at any time and started again. `python experiments/run.py TABLE` or `TABLE/ROW` runs a part. Each row is a YAML
-file. `python experiments/report.py` makes this page and the plots from the JSON files in `results/`.
+file. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
 Every contestant has its own best learning rate of the three in its table: the one with the lowest validation loss on
 the first seed. A cell gives the median of the seeds, with the lowest and the highest in brackets. Times are seconds of
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stale = [(path, content) for path, content in made().items() if not path.exists() or path.read_bytes() != content]
     if check and stale:
         names = ", ".join(str(path.relative_to(HERE)) for path, _ in stale)
-        sys.exit(f"not up to date: {names}; run `python experiments/report.py`")
+        sys.exit(f"not up to date: {names}; run `python experiments/page.py`")
     for path, content in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
