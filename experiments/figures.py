@@ -2,10 +2,11 @@
 
 A column is a mapping in table.yaml: `name`, and what it shows:
   parameters, seconds, updates or lr: of the run
-  at T, with test NAME: the accuracy of a test at positions from 3T/4 to T
-  figure NAME, with test NAME: a figure of a test
+  at, with length T and test NAME: the accuracy of a test at positions from 3T/4 to T
+  reach, with test NAME: the last position up to which accuracy is REACHED at every position
+  NAME, with test NAME: a figure of a test
   validation: the metric at the end of training
-  within ROW: the metric at the last validation before the median time that ROW of the same group needed
+  within, with row ROW: the metric at the last validation within the median time of ROW of the same group
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from rows import Row
 
 Column = Mapping[str, Any]
+REACHED = 0.99
 RUN_FIGURES = {"parameters", "seconds", "updates", "lr"}
 
 
@@ -65,6 +67,8 @@ def value(column: Column, run: Mapping[str, Any], others: Sequence[Result]) -> f
         return None
     if show == "at":
         return accuracy_at(test["by_position"], column["length"])
+    if show == "reach":
+        return float(reach(test["by_position"]))
     return float(test[show])
 
 
@@ -72,6 +76,12 @@ def accuracy_at(by_position: Sequence[float | None], length: int) -> float | Non
     """The mean accuracy at positions from 3T/4 to T, counted from 1."""
     shares = [share for share in by_position[3 * length // 4 : length] if share is not None]
     return sum(shares) / len(shares) if shares else None
+
+
+def reach(by_position: Sequence[float | None]) -> int:
+    """The last position, counted from 1, up to which no accuracy is below REACHED."""
+    missed = (place for place, share in enumerate(by_position) if share is not None and share < REACHED)
+    return next(missed, len(by_position))
 
 
 def spread(values: Sequence[float | None], form: str) -> str:

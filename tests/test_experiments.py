@@ -9,7 +9,7 @@ import pytest
 import page
 import rows
 import run
-from figures import accuracy_at, spread
+from figures import accuracy_at, reach, spread
 
 ROWS = [row for table in rows.tables() for row in rows.rows(table)]
 KINDS = {row.table: row for row in ROWS}
@@ -94,6 +94,12 @@ def test_names_choose_tables_and_rows() -> None:
 def test_accuracy_at_a_length_is_that_of_its_last_quarter() -> None:
     assert accuracy_at([0.0, 0.0, 0.0, 0.0, 0.0, None, 0.5, 1.0, 0.0], 8) == 0.75
     assert accuracy_at([None, None], 2) is None
+
+
+def test_reach_is_the_last_position_before_the_first_miss() -> None:
+    assert reach([1.0, None, 0.99, 0.98, 1.0]) == 3
+    assert reach([0.5]) == 0
+    assert reach([1.0, 1.0]) == 2
 
 
 def test_a_cell_gives_median_and_range() -> None:
