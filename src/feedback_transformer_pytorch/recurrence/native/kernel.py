@@ -106,10 +106,10 @@ class Kernel:
             biases = (None, None) if bias is None else bias.chunk(2)
             filled.value, filled.gate = map(self._linear, weight.chunk(2), biases)
 
-    def _norm(self, norm: Norm) -> structures.Norm:
-        return structures.Norm(self._address(norm.weight), self._address(norm.bias), norm.eps)
+    def _norm(self, norm: Norm) -> structures.NormWeights:
+        return structures.NormWeights(self._address(norm.weight), self._address(norm.bias), norm.eps)
 
-    def _linear(self, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> structures.Linear:
+    def _linear(self, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> structures.PackedLinear:
         if self._transposed:
             weight, bias = weight.t(), None
         outputs, inputs = weight.shape
@@ -118,7 +118,7 @@ class Kernel:
         packed = weight.new_empty(panels, depth, self._panel, dtype=self._packed_dtype)
         self._pack(weight.data_ptr(), outputs, inputs, *weight.stride(), scale, packed.data_ptr(), self._threads)
         bias_address = None if bias is None else self._address(bias)
-        return structures.Linear(self._address(packed), bias_address, inputs, outputs, self._streams)
+        return structures.PackedLinear(self._address(packed), bias_address, inputs, outputs, self._streams)
 
     def _address(self, tensor: Tensor) -> int:
         """The address of a contiguous tensor, which is kept."""

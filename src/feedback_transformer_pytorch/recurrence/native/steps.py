@@ -45,7 +45,7 @@ class _Tables:
         tensors = list(tensors)
         self._kept += [tensors, point(layers, tensors)]
 
-    def values(self, at: structures.Segment, values: Values, count: int) -> None:
+    def values(self, at: structures.SegmentData, values: Values, count: int) -> None:
         """Values that both directions use, for segments with `count` scores."""
         q, out, probabilities = (values[f"attention.{name}"] for name in ("q", "out", "probabilities"))
         assert q is not None
@@ -58,7 +58,7 @@ class _Tables:
             self.rows(at.local_kv, local)
         self.scores(at.probabilities, probabilities, count, len(q))
 
-    def masks(self, at: structures.Segment, hidden_mask: Layers, values: Values, count: int, depth: int) -> None:
+    def masks(self, at: structures.SegmentData, hidden_mask: Layers, values: Values, count: int, depth: int) -> None:
         """Dropout masks, for segments with `count` scores."""
         mask = values.get("attention.mask")
         if mask is not None:
@@ -75,7 +75,7 @@ class _Tables:
             layers.offset = score
 
 
-def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
+def _fill(at: structures.SegmentData, walk: Walk, segment: Segment) -> list[Tensor | None]:
     """Fills in what a segment sees, and returns what must be kept for the call."""
     plan, buffer = walk.plan, walk.buffer
     filled, local = plan.filled(segment), segment.local
