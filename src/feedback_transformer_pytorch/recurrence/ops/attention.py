@@ -30,8 +30,8 @@ class AttentionOps(SublayerOps):
         memory: the gradient of keys and values, which the backward walk hands over before it starts.
         grad_bias: (H, M+S), what the gradients of the biases are added to; likewise. None for none.
         inputs: by layer (Rc, D), of a prepared chunk; likewise the gradients that steps write: grad_q (Rc, H*E), of
-            scaled queries; grad_local (Rc, 2*G*E), zero for lone tokens, or None where all are; grad_columns, for each
-            term (Rc, H*columns).
+            scaled queries; grad_local (Rc, 2*G*E), zero for single tokens, or None where all are; grad_columns, for
+            each term (Rc, H*columns).
     """
 
     name = "attention"
