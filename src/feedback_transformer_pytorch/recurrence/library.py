@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import FeedbackConfig
+from ..layers import ContextKeysValues
 from ..segments import Visibility
 from .applicability import warn_once, without_numbers
 from .backends import Backend, choose_backend, needs_definition
@@ -57,13 +58,14 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     spec = stack.untraced(_described, id(stack), fields, training, autocast)
-    if not spec or any(parameter.dtype != x.dtype for parameter in parameters):
+    context = request.context
+    if not spec or isinstance(context, ContextKeysValues) or any(p.dtype != x.dtype for p in parameters):
         return stepwise(stack, request)
     keep = False
     if torch.is_grad_enabled() and not torch.compiler.is_exporting():
         inputs = [x, request.keys, request.values, *parameters]
-        if request.context is not None:
-            inputs.append(request.context)
+        if context is not None:
+            inputs.append(context)
         keep = any(tensor.requires_grad for tensor in inputs)
     seed = None
     if training and (config.attn_dropout or config.ff_dropout):
@@ -72,7 +74,7 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
         x,
         request.keys,
         request.values,
-        request.context,
+        context,
         request.context_mask,
         None if visibility is None else visibility.context_length,
         None if visibility is None else visibility.single_token,

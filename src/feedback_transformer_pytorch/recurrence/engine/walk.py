@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...layers import Attention, CrossAttention, FeedForward, Sublayer
+from ...layers import Attention, ContextKeysValues, CrossAttention, FeedForward, Sublayer
 from ...position import DistanceBias
 from ...segments import Visibility
 from ..layout.buffer import MemoryBuffer
@@ -43,6 +43,8 @@ class WalkSpec(NamedTuple):
     Attributes:
         out_dtype: the type of the keys and values that come out.
         training: whether dropout is on.
+        made_context: the keys and values of the context, where they were made before; None where the context itself is
+            among the tensors, and where there is none.
     """
 
     stack: Stack
@@ -51,6 +53,7 @@ class WalkSpec(NamedTuple):
     context_mask: Tensor | None
     out_dtype: torch.dtype
     training: bool
+    made_context: ContextKeysValues | None
 
     @classmethod
     def of(
@@ -58,7 +61,8 @@ class WalkSpec(NamedTuple):
     ) -> WalkSpec:
         """That of a request, in the types of `precision`."""
         config, kept, masks = stack.config, dict[str, Kept](), dict[str, Kept]()
-        count = () if request.context is None else (request.context.shape[1],)
+        made = request.context if isinstance(request.context, ContextKeysValues) else None
+        count = (request.context_tokens,)
         for number, (name, module) in enumerate(stack.blocks[0].sublayers()):
             ops: Any = kind_of(module).ops
             extra = count if isinstance(module, CrossAttention) else ()
@@ -67,7 +71,7 @@ class WalkSpec(NamedTuple):
             if stack.training:
                 masks |= {f"{name}.{key}": kind for key, kind in ops.masks(config, precision, *extra).items()}
         layout = Layout(config, plan, precision, kept, masks)
-        return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training)
+        return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training, made)
 
     @property
     def carries_states(self) -> bool:
@@ -77,8 +81,9 @@ class WalkSpec(NamedTuple):
 
 def inputs_of(stack: Stack, request: WalkRequest) -> dict[str, Tensor | None]:
     """All tensors of a walk that may have gradients: those of the request, and the parameters, by name."""
+    context = None if isinstance(request.context, ContextKeysValues) else request.context
     tensors: dict[str, Tensor | None] = dict(
-        zip(INPUTS, (request.x, request.keys, request.values, request.context), strict=True)
+        zip(INPUTS, (request.x, request.keys, request.values, context), strict=True)
     )
     return tensors | dict(stack.named_parameters())
 
@@ -245,8 +250,8 @@ def _attention(walk: Walk, modules: list[Any], names: list[str]) -> SublayerOps:
 
 
 def _cross_attention(walk: Walk, modules: list[Any], names: list[str]) -> SublayerOps:
-    assert walk.context is not None
-    context = walk.context.detach()
+    context = walk.spec.made_context if walk.context is None else walk.context.detach()
+    assert context is not None
     return CrossAttentionOps(walk.parameters, modules, names, walk.layout, context, walk.spec.context_mask)
 
 

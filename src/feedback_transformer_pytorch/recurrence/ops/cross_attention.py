@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...config import FeedbackConfig
-from ...layers import CrossAttention, dropout_mask
+from ...layers import ContextKeysValues, CrossAttention, dropout_mask
 from ...layers.attention import masked_score
 from ..layout.buffer import Window
 from ..layout.plan import Segment
@@ -36,12 +36,18 @@ class CrossAttentionOps(SublayerOps):
         modules: Sequence[CrossAttention],
         names: Sequence[str],
         layout: Layout,
-        context: Tensor,
+        context: Tensor | ContextKeysValues,
         mask: Tensor | None,
     ) -> None:
-        """Sets up for a context (B, N, C) of which `mask` (B, N) says what is seen; None: all of it."""
+        """Sets up.
+
+        Args:
+            context: (B, N, C), or, for a forward walk only, its keys and values.
+            mask: (B, N) bool, True at what is seen of it; None: all of it.
+        """
         config, dtype = layout.config, parameters.precision.attention
-        batch, count, groups = *context.shape[:2], config.kv_heads or config.heads
+        like = context.keys[0] if isinstance(context, ContextKeysValues) else context
+        batch, count, groups = *like.shape[:2], config.kv_heads or config.heads
         self._core = AttentionCore(batch, groups, config.heads // groups)
         self._heads, self._batch, self._groups, self._layout = config.heads, batch, groups, layout
         self._dropout, self._dtype = config.attn_dropout, parameters.precision.products
@@ -49,18 +55,21 @@ class CrossAttentionOps(SublayerOps):
         self.to_q = [parameters.linear(f"{name}.to_q", config.dim_head**-0.5) for name in names]
         self._to_kv = [parameters.linear(f"{name}.to_kv", rows=batch * count) for name in names]
         self.to_out = [parameters.linear(f"{name}.to_out") for name in names]
-        self._context = context.flatten(0, 1).to(self._dtype)
-        self._bias = context.new_zeros(batch * groups, 1, count, dtype=dtype)
+        self._bias = like.new_zeros(batch * groups, 1, count, dtype=dtype)
         self._seen = None if mask is None else mask.any(1)[:, None]  # (B, 1), whether a row sees anything
         if mask is not None:
             self._bias.masked_fill_(~mask.repeat_interleave(groups, 0)[:, None], masked_score(dtype))
-        rows = [to_kv.step(self._context).to(dtype) for to_kv in self._to_kv]
-        pairs = [self._core.split_local(each) for each in rows]
-        self._keys, self._values = zip(*pairs, strict=True)
+        if isinstance(context, ContextKeysValues):
+            made = [[half.transpose(1, 2).flatten(0, 1).to(dtype) for half in halves] for halves in context]
+            self._keys, self._values = made
+        else:
+            self._context, self.grad_context = context.flatten(0, 1).to(self._dtype), torch.zeros_like(context)
+            rows = [to_kv.step(self._context).to(dtype) for to_kv in self._to_kv]
+            pairs = [self._core.split_local(each) for each in rows]
+            self._keys, self._values = map(list, zip(*pairs, strict=True))
         self._keys_t = [keys.transpose(1, 2) for keys in self._keys]
         self._values_t = [values.transpose(1, 2) for values in self._values]
         self._grad: list[tuple[Tensor, Tensor] | None] = [None] * len(names)
-        self.grad_context = torch.zeros_like(context)
         empty = [torch.empty(0)] * len(names)
         self._inputs, self._buffers = list(empty), [dict[str, Tensor]() for _ in names]
 
