@@ -75,17 +75,17 @@ class FeedForwardOps(SublayerOps):
         masks = chunk.values.get("feedforward.mask")
         for layer, (product, grad_hidden) in enumerate(zip(self.products, self.grad_hidden, strict=True)):
             hidden = chunk.value("feedforward.hidden")[layer]
-            slopes = self._workspace.get(f"slopes.{layer}", tuple(grad_hidden.shape), hidden)
-            self._activation.derivatives(hidden, product, slopes)
+            # The derivatives stand where the steps write the gradients that are made of them.
+            self._activation.derivatives(hidden, product, grad_hidden)
             if masks is not None:
-                slopes.mul_(masks[layer][:, None])
+                grad_hidden.mul_(masks[layer][:, None])
                 product.mul_(masks[layer])
-            parts = (slopes, grad_hidden, grad_hidden.flatten(1))
+            parts = (grad_hidden, grad_hidden.flatten(1))
             self._steps.append(list(zip(*(part.split(chunk.counts) for part in parts), strict=True)))
 
     def step_backward(self, layer: int, index: int, grad: Tensor, window: Window, out: Tensor) -> Tensor:
-        slopes, grad_hidden, flat = self._steps[layer][index]
-        torch.mul(self.to_out[layer].step_backward(grad.to(self._dtype))[:, None], slopes, out=grad_hidden)
+        grad_hidden, flat = self._steps[layer][index]
+        grad_hidden.mul_(self.to_out[layer].step_backward(grad.to(self._dtype))[:, None])
         return self.to_hidden[layer].step_backward(flat, out=out)
 
     def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:
