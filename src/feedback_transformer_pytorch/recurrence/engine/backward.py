@@ -56,8 +56,7 @@ class _BackwardWalk:
         walk, plan = self.walk, self.plan
         grad_x = torch.empty_like(self.states[0])
         for blocks in reversed(plan.chunks):
-            segments = [segment for block in blocks for segment in block]
-            chunk = self._chunk(segments)
+            chunk = self._chunk(blocks)
             if self.recompute:
                 self._recompute(chunk)
             stored = self._stored(chunk)
@@ -66,7 +65,7 @@ class _BackwardWalk:
             self.steps.begin(chunk, stored)
             self._walk_blocks(blocks)
             self._accumulate(chunk, stored)
-            grad_x[segments[0].rows.start : segments[-1].rows.stop] = chunk.grad_states[0]
+            grad_x[chunk.segments[0].rows.start : chunk.segments[-1].rows.stop] = chunk.grad_states[0]
         self.steps.finish()
         grad_keys, grad_values = walk.buffer.carried_gradient(self.memory.total, walk.keys.dtype)
         found = {"x": plan.from_rows(grad_x), "keys": grad_keys, "values": grad_values}
@@ -75,8 +74,9 @@ class _BackwardWalk:
                 found["context"] = stage.ops.grad_context
         return found | walk.gradients(self.grad_bias, self.grad_mix)
 
-    def _chunk(self, segments: list[Segment]) -> Chunk:
+    def _chunk(self, blocks: list[list[Segment]]) -> Chunk:
         layout, get = self.layout, self.workspace.get
+        segments = [segment for block in blocks for segment in block]
         rows = slice(segments[0].rows.start, segments[-1].rows.stop)
         states = self.states[:, rows]
         values = layout.part(self.values, segments, self.plan.segments)
@@ -85,7 +85,7 @@ class _BackwardWalk:
         names = [stage.name for stage in self.walk.stages]
         shape = (self.walk.config.depth, states.shape[1], states.shape[2])
         return Chunk(
-            segments=segments,
+            blocks=blocks,
             counts=[segment.rows.stop - segment.rows.start for segment in segments],
             names=names,
             has_keys=self.walk.buffer.has_keys(segments),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ class Chunk:
     """What some segments kept or recomputed, and workspace for the gradients of their Rc rows.
 
     Attributes:
+        blocks: the segments, block by block; all segments of a block are equally long.
         counts: rows of each segment.
         names: of the sub-layers of a block, in their order.
         has_keys: (Rc, 1), False for rows that see nothing at all; None when every row sees something.
@@ -25,7 +27,7 @@ class Chunk:
         grad_inputs: by sub-layer but the first (L, Rc, D), the gradients of their inputs.
     """
 
-    segments: list[Segment]
+    blocks: list[list[Segment]]
     counts: list[int]
     names: list[str]
     has_keys: Tensor | None
@@ -34,6 +36,11 @@ class Chunk:
     steps: list[list[Step]]
     grad_states: Tensor
     grad_inputs: dict[str, Tensor]
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """All segments in their order."""
+        return [segment for block in self.blocks for segment in block]
 
     def input(self, name: str, layer: int) -> Tensor:
         """(Rc, D), what went into a sub-layer."""
