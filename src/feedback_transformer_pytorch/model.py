@@ -38,7 +38,7 @@ class FeedbackDecoder(nn.Module):
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
-        recompute: keep less for the backward pass and recompute it (fused only).
+        recompute: save less for the backward pass and recompute it (fused only).
         hyperparameters: those of `FeedbackConfig`, by name.
 
     `implementation` and `recompute` can also be set after construction.
@@ -217,7 +217,7 @@ class FeedbackTransformer(nn.Module):
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
-        recompute: keep less for the backward pass and recompute it (fused only).
+        recompute: save less for the backward pass and recompute it (fused only).
         hyperparameters: those of `FeedbackConfig`, by name.
 
     `implementation` and `recompute` can also be set after construction.
@@ -331,7 +331,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def recompute(self) -> bool:
-        """Whether the backward pass recomputes what could have been kept."""
+        """Whether the backward pass recomputes what could have been saved."""
         return self.decoder.recompute
 
     @recompute.setter

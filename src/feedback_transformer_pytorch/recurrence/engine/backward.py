@@ -81,7 +81,7 @@ class _BackwardWalk:
         states = self.states[:, rows]
         values = layout.part(self.values, segments, self.plan.segments)
         if self.recompute:
-            values = layout.empty(layout.kept, segments, states) | values
+            values = layout.empty(layout.saved, segments, states) | values
         names = [stage.name for stage in self.walk.stages]
         shape = (self.walk.config.depth, states.shape[1], states.shape[2])
         return Chunk(

@@ -1,6 +1,6 @@
 """The walk through time over the ops of all layers: what both directions share.
 
-What is sequential is kept small: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
+Little is sequential: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
 buffer whose windows are views. The gradients of parameters, and of keys and values, wait for many steps and are then
 large products. docs/design.md, section 4, has the counts.
 """
@@ -19,7 +19,7 @@ from ...segments import Visibility
 from ..layout.buffer import MemoryBuffer
 from ..layout.plan import Plan, Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Layout
+from ..layout.tape import Layout, Saved
 from ..ops.attention import AttentionOps
 from ..ops.cross_attention import CrossAttentionOps
 from ..ops.feedforward import FeedForwardOps
@@ -60,17 +60,17 @@ class WalkSpec(NamedTuple):
         cls, stack: Stack, request: WalkRequest, plan: Plan, out_dtype: torch.dtype, precision: Precision
     ) -> WalkSpec:
         """That of a request, in the types of `precision`."""
-        config, kept, masks = stack.config, dict[str, Kept](), dict[str, Kept]()
+        config, saved, masks = stack.config, dict[str, Saved](), dict[str, Saved]()
         made = request.context if isinstance(request.context, ContextKeysValues) else None
         count = (request.context_tokens,)
         for number, (name, module) in enumerate(stack.blocks[0].sublayers()):
             ops: Any = kind_of(module).ops
             extra = count if isinstance(module, CrossAttention) else ()
-            kept |= Residual.kept(name, number, config, request.x.dtype)
-            kept |= {f"{name}.{key}": kind for key, kind in ops.kept(config, precision, *extra).items()}
+            saved |= Residual.saved(name, number, config, request.x.dtype)
+            saved |= {f"{name}.{key}": kind for key, kind in ops.saved(config, precision, *extra).items()}
             if stack.training:
                 masks |= {f"{name}.{key}": kind for key, kind in ops.masks(config, precision, *extra).items()}
-        layout = Layout(config, plan, precision, kept, masks)
+        layout = Layout(config, plan, precision, saved, masks)
         return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training, made)
 
     @property
@@ -263,7 +263,7 @@ class SublayerKind(NamedTuple):
     """What computes a sub-layer.
 
     Attributes:
-        ops: the class, which says what is kept.
+        ops: the class, which says what is saved.
         build: sets it up for a walk, from the modules of all layers and their names.
     """
 

@@ -26,7 +26,7 @@ class Layers(ctypes.Structure):
 
 
 def point(layers: Layers, tensors: Iterable[Tensor]) -> Any:
-    """Points at these tensors, and returns what must be kept, as they must, for as long as it is used."""
+    """Points at these tensors, and returns what must live, as they must, for as long as it is used."""
     addresses = [tensor.data_ptr() for tensor in tensors]
     table = (ctypes.c_void_p * len(addresses))(*addresses)
     layers.tensors, layers.offset = ctypes.addressof(table), 0

@@ -12,7 +12,7 @@ from ...layers import Attention, dropout_mask
 from ..layout.buffer import MemoryBuffer, Window
 from ..layout.plan import Plan, Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Layout, Step
+from ..layout.tape import Layout, Saved, Step
 from ..layout.workspace import Workspace
 from .attention_core import AttentionCore, LocalKeysValues
 from .chunk import Chunk
@@ -72,18 +72,18 @@ class AttentionOps(SublayerOps):
         self.grad_columns: list[list[Tensor]] = [[] for _ in names]
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
         inner, dtype = config.heads * config.dim_head, precision.attention
         return {
-            "q": Kept("row", inner, dtype),  # scaled
-            "local": Kept("local row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
-            "probabilities": Kept("score", 0, dtype),
-            "out": Kept("row", inner, dtype),
+            "q": Saved("row", inner, dtype),  # scaled
+            "local": Saved("local row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
+            "probabilities": Saved("score", 0, dtype),
+            "out": Saved("row", inner, dtype),
         }
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        return {"mask": Kept("score", 0, precision.attention)} if config.attn_dropout else {}
+    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
+        return {"mask": Saved("score", 0, precision.attention)} if config.attn_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         mask = at.get("attention.mask")
@@ -131,9 +131,9 @@ class AttentionOps(SublayerOps):
         if self._spans is None:
             weights = core.probabilities(q, window.keys_t[bank], local, bias, probabilities)
         else:
-            kept, beyond = self._span_of(window)
+            soft_mask, beyond = self._span_of(window)
             core.probabilities(q, window.keys_t[bank], local, bias + beyond[layer], probabilities)
-            weights = self._spans.step(probabilities, kept[layer])
+            weights = self._spans.step(probabilities, soft_mask[layer])
         mask = at.get("attention.mask")
         core.step(weights if mask is None else weights * mask, window.values[bank], local, out)
 
@@ -212,8 +212,8 @@ class AttentionOps(SublayerOps):
         assert probabilities is not None
         if self._spans is not None:
             assert window.length is not None
-            kept = self._span_of(window)[0][layer]
-            grad_p = self._spans.step_backward(layer, window.length, grad_p, probabilities, kept)
+            soft_mask = self._span_of(window)[0][layer]
+            grad_p = self._spans.step_backward(layer, window.length, grad_p, probabilities, soft_mask)
         core.softmax_backward(grad_p, probabilities, grad_scores)
         core.grad_queries(grad_scores, window.keys[bank], local, grad_q)
         for term, of_window, columns in zip(self.terms, self._terms_of(window), self._grad_columns[layer], strict=True):

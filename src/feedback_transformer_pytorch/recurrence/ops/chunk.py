@@ -13,7 +13,7 @@ from ..layout.tape import Step, Values
 
 @dataclass(frozen=True)
 class Chunk:
-    """What some segments kept or recomputed, and workspace for the gradients of their Rc rows.
+    """What some segments saved or recomputed, and workspace for the gradients of their Rc rows.
 
     Attributes:
         blocks: the segments, block by block; all segments of a block are equally long.
@@ -21,7 +21,7 @@ class Chunk:
         names: of the sub-layers of a block, in their order.
         has_keys: (Rc, 1), False for rows that see nothing at all; None when every row sees something.
         states: (L+1, Rc, D), the inputs of the layers and the top.
-        values: what the sub-layers kept, dropout masks among it.
+        values: what the sub-layers saved, dropout masks among it.
         steps: for each segment, for each layer, its views of `values`.
         grad_states: (L+1, Rc, D).
         grad_inputs: by sub-layer but the first (L, Rc, D), the gradients of their inputs.

@@ -14,7 +14,7 @@ from ...layers.attention import masked_score
 from ..layout.buffer import Window
 from ..layout.plan import Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Layout, Step
+from ..layout.tape import Layout, Saved, Step
 from ..layout.workspace import Workspace
 from .attention_core import AttentionCore
 from .chunk import Chunk
@@ -34,8 +34,8 @@ class _Block(NamedTuple):
 class CrossAttentionOps(SublayerOps):
     """The cross-attention of all layers. The context's keys and values are made once.
 
-    Since they do not change in time, the probabilities need not be kept: the backward pass recomputes those of a block
-    in one product. So what is kept of a row does not grow with the context.
+    Since they do not change in time, the probabilities need not be saved: the backward pass recomputes those of a block
+    in one product. So what is saved of a row does not grow with the context.
 
     Attributes:
         grad_context: (B, N, C), complete after `finish`.
@@ -88,17 +88,17 @@ class CrossAttentionOps(SublayerOps):
         self._probabilities, self._grad_scores = list(empty), list(empty)
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision, count: int = 0) -> Mapping[str, Kept]:
+    def saved(cls, config: FeedbackConfig, precision: Precision, count: int = 0) -> Mapping[str, Saved]:
         inner, dtype = config.heads * config.dim_head, precision.attention
         return {
-            "q": Kept("row", inner, dtype),  # scaled
-            "out": Kept("row", inner, dtype),
+            "q": Saved("row", inner, dtype),  # scaled
+            "out": Saved("row", inner, dtype),
         }
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision, count: int = 0) -> Mapping[str, Kept]:
+    def masks(cls, config: FeedbackConfig, precision: Precision, count: int = 0) -> Mapping[str, Saved]:
         """The dropout masks, where the context has `count` tokens."""
-        return {"mask": Kept("row", config.heads * count, precision.attention)} if config.attn_dropout else {}
+        return {"mask": Saved("row", config.heads * count, precision.attention)} if config.attn_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         mask = at.get("cross_attention.mask")

@@ -13,7 +13,7 @@ from ...layers import FeedForward, dropout_mask
 from ..layout.buffer import Window
 from ..layout.plan import Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Step
+from ..layout.tape import Saved, Step
 from ..layout.workspace import Workspace
 from .chunk import Chunk
 from .parameters import Parameters
@@ -37,13 +37,13 @@ class FeedForwardOps(SublayerOps):
         self._inputs: list[Tensor] = [torch.empty(0)] * depth
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
         parts = ACTIVATIONS[config.feedforward].parts
-        return {"hidden": Kept("row", parts * config.hidden_dim, precision.products)}
+        return {"hidden": Saved("row", parts * config.hidden_dim, precision.products)}
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        return {"mask": Kept("row", config.hidden_dim, precision.products)} if config.ff_dropout else {}
+    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
+        return {"mask": Saved("row", config.hidden_dim, precision.products)} if config.ff_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         mask = at.get("feedforward.mask")

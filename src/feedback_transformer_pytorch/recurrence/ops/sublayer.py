@@ -12,7 +12,7 @@ from ...config import FeedbackConfig, NormPlacement
 from ..layout.buffer import Window
 from ..layout.plan import Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Step
+from ..layout.tape import Saved, Step
 from ..layout.workspace import Workspace
 from .chunk import Chunk
 from .norm import Norm
@@ -32,12 +32,12 @@ class SublayerOps:
     name: str
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        """What `step` keeps for the backward pass, by name, in `at["<sub-layer>.<name>"]`."""
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
+        """What `step` saves for the backward pass, by name, in `at["<sub-layer>.<name>"]`."""
         raise NotImplementedError
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
         """Its dropout masks, likewise, if dropout is on."""
         return {}
 
@@ -45,11 +45,11 @@ class SublayerOps:
         """Draws a segment's dropout masks, in the order and the shapes of the definition."""
 
     def step(self, layer: int, x: Tensor, window: Window, at: Step) -> Tensor:
-        """(R, D) to (R, D); writes what is kept into `at`."""
+        """(R, D) to (R, D); writes what is saved into `at`."""
         raise NotImplementedError
 
     def recompute(self, layer: int, x: Tensor, chunk: Chunk, windows: Sequence[Window], output: bool) -> Tensor | None:
-        """Recomputes what is kept of a layer for a chunk of steps with inputs (Rc, D); returns the output if asked."""
+        """Recomputes what is saved of a layer for a chunk of steps with inputs (Rc, D); returns the output if asked."""
         raise NotImplementedError
 
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
@@ -100,12 +100,12 @@ class Residual:
         self.prepared: list[PreparedNorm] = []
 
     @staticmethod
-    def kept(name: str, number: int, config: FeedbackConfig, dtype: torch.dtype) -> dict[str, Kept]:
-        """What is kept besides what the sub-layer keeps; `dtype` is that of states."""
-        kept = {} if number == 0 else {f"{name}.input": Kept("row", config.dim, dtype)}
+    def saved(name: str, number: int, config: FeedbackConfig, dtype: torch.dtype) -> dict[str, Saved]:
+        """What is saved besides what the sub-layer saves; `dtype` is that of states."""
+        saved = {} if number == 0 else {f"{name}.input": Saved("row", config.dim, dtype)}
         if config.norm == "post":
-            kept[f"{name}.total"] = Kept("row", config.dim, dtype)
-        return kept
+            saved[f"{name}.total"] = Saved("row", config.dim, dtype)
+        return saved
 
     def step(self, layer: int, x: Tensor, window: Window, at: Step, out: Tensor) -> Tensor:
         """States (R, D) to states (R, D), written into `out`."""
@@ -116,7 +116,7 @@ class Residual:
         return out.copy_(norm.step(total))
 
     def recompute(self, layer: int, chunk: Chunk, windows: Sequence[Window], out: Tensor | None) -> None:
-        """Recomputes what is kept of a layer for a chunk; writes the states after it into `out` unless that is None."""
+        """Recomputes what is saved of a layer for a chunk; writes the states after it into `out`, if that is given."""
         x, norm = chunk.input(self.name, layer), self.norms[layer]
         if self._pre:
             y = self.ops.recompute(layer, norm.step(x).to(self._dtype), chunk, windows, out is not None)
