@@ -138,8 +138,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        count = len(call.names)
-        tensors, (buffer, states, *saved) = call.named(ctx.saved_tensors[:count]), ctx.saved_tensors[count:]
+        count, unpacked = len(call.names), ctx.saved_tensors  # they may be read only once
+        tensors, (buffer, states, *saved) = call.named(unpacked[:count]), unpacked[count:]
         needs_grad = {name for name, needs in zip(call.names, ctx.needs_input_grad[1:], strict=True) if needs}
         if torch.is_grad_enabled():
             with _replayed(ctx.rng, states.device):
