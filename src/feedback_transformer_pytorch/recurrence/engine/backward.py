@@ -9,7 +9,6 @@ from ..layout.plan import Segment
 from ..layout.tape import Values
 from ..layout.workspace import Workspace
 from ..ops.chunk import Chunk
-from ..ops.cross_attention import CrossAttentionOps
 from ..ops.key_value_gradient import KeyValueGradient
 from ..request import Walked
 from .protocols import BackwardSteps, StoredGradients
@@ -70,8 +69,7 @@ class _BackwardWalk:
         grad_keys, grad_values = walk.buffer.carried_gradient(self.memory.total, walk.keys.dtype)
         found = {"x": plan.from_rows(grad_x), "keys": grad_keys, "values": grad_values}
         for stage in walk.stages:
-            if isinstance(stage.ops, CrossAttentionOps):
-                found["context"] = stage.ops.grad_context
+            found |= stage.ops.input_gradients()
         return found | walk.gradients(self.grad_bias, self.grad_mix)
 
     def _chunk(self, blocks: list[list[Segment]]) -> Chunk:

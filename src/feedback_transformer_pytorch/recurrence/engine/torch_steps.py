@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..layout.plan import Segment
 from ..layout.tape import Step, Values
-from ..ops.attention import AttentionOps
 from ..ops.chunk import Chunk
 from ..ops.key_value_gradient import KeyValueGradient
 from .protocols import StoredGradients
@@ -68,8 +67,7 @@ class TorchBackwardSteps:
     def __init__(self, walk: Walk, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
         self._walk, self._memory = walk, memory
         for stage in walk.stages:
-            if isinstance(stage.ops, AttentionOps):
-                stage.ops.memory, stage.ops.grad_bias = memory, grad_bias
+            stage.ops.begin_backward(memory, grad_bias)
         mix = walk.mix_weight
         self._mix = None if mix is None else mix.to(walk.x.dtype).unbind(0)
 

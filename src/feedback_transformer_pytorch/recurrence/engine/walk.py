@@ -62,14 +62,13 @@ class WalkSpec(NamedTuple):
         """That of a request, in the types of `precision`."""
         config, saved, masks = stack.config, dict[str, Saved](), dict[str, Saved]()
         made = request.context if isinstance(request.context, ContextKeysValues) else None
-        count = (request.context_tokens,)
         for number, (name, module) in enumerate(stack.blocks[0].sublayers()):
-            ops: Any = kind_of(module).ops
-            extra = count if isinstance(module, CrossAttention) else ()
+            ops = kind_of(module).ops
             saved |= Residual.saved(name, number, config, request.x.dtype)
-            saved |= {f"{name}.{key}": kind for key, kind in ops.saved(config, precision, *extra).items()}
+            saved |= {f"{name}.{key}": kind for key, kind in ops.saved(config, precision).items()}
             if stack.training:
-                masks |= {f"{name}.{key}": kind for key, kind in ops.masks(config, precision, *extra).items()}
+                found = ops.masks(config, precision, request.context_tokens)
+                masks |= {f"{name}.{key}": kind for key, kind in found.items()}
         layout = Layout(config, plan, precision, saved, masks)
         return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training, made)
 

@@ -27,16 +27,12 @@ class AttentionOps(SublayerOps):
     """The attention of all layers.
 
     Attributes:
-        memory: the gradient of keys and values, which the backward walk hands over before it starts.
-        grad_bias: (H, M+S), what the gradients of the biases are added to; likewise. None for none.
         inputs: by layer (Rc, D), of a prepared chunk; likewise the gradients that steps write: grad_q (Rc, H*E), of
             scaled queries; grad_local (Rc, 2*G*E), zero for single tokens, or None where all are; grad_columns, for
             each term (Rc, H*columns).
     """
 
     name = "attention"
-    memory: KeyValueGradient
-    grad_bias: Tensor | None
 
     def __init__(
         self,
@@ -82,7 +78,7 @@ class AttentionOps(SublayerOps):
         }
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
         return {"mask": Saved("score", 0, precision.attention)} if config.attn_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
@@ -165,6 +161,9 @@ class AttentionOps(SublayerOps):
         assert window.length is not None
         return self._spans.window(window.distance, window.length)
 
+    def begin_backward(self, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        self._memory, self._grad_bias = memory, grad_bias
+
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
         get, q, local = self._workspace.get, chunk.value("attention.q"), chunk.values["attention.local"]
         self.inputs[layer] = x
@@ -231,13 +230,13 @@ class AttentionOps(SublayerOps):
 
     def end_step(self, segment: Segment, place: int, index: int, window: Window) -> None:
         """Gives the step's part to the gradients of keys, values and biases."""
-        if self.grad_bias is not None:
-            self._buffer.add_bias_gradient(segment, self._grad_scores, self.grad_bias)
+        if self._grad_bias is not None:
+            self._buffer.add_bias_gradient(segment, self._grad_scores, self._grad_bias)
         grad_scores, weights = self._grad_scores, self._scores[index]
         q, grad_out = (self._as_heads(segment, rows) for rows in (self._rows[index], self._grad_out))
         if window.blank is not None:
             grad_scores, weights = self._without_blank(grad_scores, weights, q, grad_out, window.blank)
-        self.memory.add(place, grad_scores, weights, q, grad_out)
+        self._memory.add(place, grad_scores, weights, q, grad_out)
 
     def _without_blank(
         self, grad_scores: Tensor, weights: Tensor, q: Tensor, grad_out: Tensor, blank: Tensor

@@ -18,6 +18,7 @@ from ..layout.tape import Layout, Saved, Step
 from ..layout.workspace import Workspace
 from .attention_core import AttentionCore
 from .chunk import Chunk
+from .key_value_gradient import KeyValueGradient
 from .parameters import Parameters
 from .sublayer import SublayerOps
 
@@ -36,9 +37,6 @@ class CrossAttentionOps(SublayerOps):
 
     Since they do not change in time, the probabilities need not be saved: the backward pass recomputes those of a block
     in one product. So what is saved of a row does not grow with the context.
-
-    Attributes:
-        grad_context: (B, N, C), complete after `finish`.
     """
 
     name = "cross_attention"
@@ -76,19 +74,18 @@ class CrossAttentionOps(SublayerOps):
             made = [[half.transpose(1, 2).flatten(0, 1).to(dtype) for half in halves] for halves in context]
             self._keys, self._values = made
         else:
-            self._context, self.grad_context = context.flatten(0, 1).to(self._dtype), torch.zeros_like(context)
+            self._context, self._grad_context = context.flatten(0, 1).to(self._dtype), torch.zeros_like(context)
             rows = [to_kv.step(self._context).to(dtype) for to_kv in self._to_kv]
             pairs = [self._core.split_local(each) for each in rows]
             self._keys, self._values = map(list, zip(*pairs, strict=True))
         self._keys_t = [keys.transpose(1, 2) for keys in self._keys]
         self._values_t = [values.transpose(1, 2) for values in self._values]
-        self._grad: list[list[Tensor]] = []  # by layer, of keys and values (BG, N, E)
         empty = [torch.empty(0)] * len(names)
         self._inputs, self._grad_q, self._grad_out = list(empty), list(empty), list(empty)
         self._probabilities, self._grad_scores = list(empty), list(empty)
 
     @classmethod
-    def saved(cls, config: FeedbackConfig, precision: Precision, count: int = 0) -> Mapping[str, Saved]:
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
         inner, dtype = config.heads * config.dim_head, precision.attention
         return {
             "q": Saved("row", inner, dtype),  # scaled
@@ -96,9 +93,8 @@ class CrossAttentionOps(SublayerOps):
         }
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision, count: int = 0) -> Mapping[str, Saved]:
-        """The dropout masks, where the context has `count` tokens."""
-        return {"mask": Saved("row", config.heads * count, precision.attention)} if config.attn_dropout else {}
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
+        return {"mask": Saved("row", config.heads * context_tokens, precision.attention)} if config.attn_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         mask = at.get("cross_attention.mask")
@@ -132,6 +128,11 @@ class CrossAttentionOps(SublayerOps):
         flags = [self._seen.repeat_interleave(count // self._batch, 0) for count in counts]
         return rows * torch.cat(flags)
 
+    def begin_backward(self, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        wide = torch.promote_types(self._bias.dtype, torch.float32)
+        pairs = zip(self._keys, self._values, strict=True)
+        self._grad = [[torch.zeros_like(half, dtype=wide) for half in pair] for pair in pairs]  # by layer
+
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
         q = chunk.value("cross_attention.q")[layer]
         self._inputs[layer] = x
@@ -142,12 +143,6 @@ class CrossAttentionOps(SublayerOps):
         self._chunk, self._blocks = chunk, self._blocks_of(chunk)
         self._step_grad_q = [rows.split(chunk.counts) for rows in self._grad_q]
         self._step_grad_out = [rows.split(chunk.counts) for rows in self._grad_out]
-        if not self._grad:
-            wide, pairs = (
-                torch.promote_types(self._keys[0].dtype, torch.float32),
-                zip(self._keys, self._values, strict=True),
-            )
-            self._grad = [[torch.zeros_like(half, dtype=wide) for half in pair] for pair in pairs]
 
     def _blocks_of(self, chunk: Chunk) -> list[_Block]:
         """For each step of a chunk its block."""
@@ -225,4 +220,7 @@ class CrossAttentionOps(SublayerOps):
             pair = torch.stack([grad.view(batch, self._groups, count, -1) for grad in grads], dim=1)
             rows = pair.permute(0, 3, 1, 2, 4).reshape(batch * count, -1).to(self._dtype)  # (B*N, 2*G*E)
             to_kv.accumulate(rows, self._context)
-            self.grad_context.add_(to_kv.step_backward(rows).view_as(self.grad_context))
+            self._grad_context.add_(to_kv.step_backward(rows).view_as(self._grad_context))
+
+    def input_gradients(self) -> dict[str, Tensor]:
+        return {"context": self._grad_context}

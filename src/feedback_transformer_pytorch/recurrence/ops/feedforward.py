@@ -42,7 +42,7 @@ class FeedForwardOps(SublayerOps):
         return {"hidden": Saved("row", parts * config.hidden_dim, precision.products)}
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
         return {"mask": Saved("row", config.hidden_dim, precision.products)} if config.ff_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:

@@ -15,15 +15,17 @@ from ..layout.precision import Precision
 from ..layout.tape import Saved, Step
 from ..layout.workspace import Workspace
 from .chunk import Chunk
+from .key_value_gradient import KeyValueGradient
 from .norm import Norm
 
 
 class SublayerOps:
     """The same sub-layer of all blocks: a function of rows (R, D) without norm and residual.
 
-    `step` computes a step of one layer. The backward pass goes chunk by chunk: `prepare` takes a chunk's inputs in
-    bulk; `split` splits it into steps; between `begin_step` and `end_step` each layer's `step_backward` is called, from
-    the top; `accumulate` adds the chunk's parameter gradients; `finish` is called at the end.
+    `step` computes a step of one layer. The backward pass begins with `begin_backward` and goes chunk by chunk:
+    `prepare` takes a chunk's inputs in bulk; `split` splits it into steps; between `begin_step` and `end_step` each
+    layer's `step_backward` is called, from the top; `accumulate` adds the chunk's parameter gradients. At the end
+    `finish` is called, then `input_gradients`.
 
     A subclass overrides what it needs. Products with parameters are computed in `precision.products`, which is the type
     of the rows that come in and go out.
@@ -37,8 +39,8 @@ class SublayerOps:
         raise NotImplementedError
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
-        """Its dropout masks, likewise, if dropout is on."""
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
+        """Its dropout masks, likewise, if dropout is on, where the context has so many tokens."""
         return {}
 
     def draw(self, segment: Segment, at: Step) -> None:
@@ -51,6 +53,14 @@ class SublayerOps:
     def recompute(self, layer: int, x: Tensor, chunk: Chunk, windows: Sequence[Window], output: bool) -> Tensor | None:
         """Recomputes what is saved of a layer for a chunk of steps with inputs (Rc, D); returns the output if asked."""
         raise NotImplementedError
+
+    def begin_backward(self, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        """Begins a backward walk by torch operations.
+
+        Args:
+            memory: the gradient of the memory's keys and values.
+            grad_bias: (H, M+S), what the gradients of the biases are added to; None for none.
+        """
 
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
         """Takes the inputs (Rc, D) of a chunk's steps in a layer."""
@@ -75,6 +85,10 @@ class SublayerOps:
 
     def finish(self) -> None:
         """Does what is left to do after the last step."""
+
+    def input_gradients(self) -> dict[str, Tensor]:
+        """The gradients of inputs of the walk that this sub-layer alone reads, by name."""
+        return {}
 
 
 class PreparedNorm(NamedTuple):
