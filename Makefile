@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/
 DEMO ?= demo-run
 
-.PHONY: demo test soak lint bench clean
+.PHONY: demo test soak lint bench experiments clean
 
 .venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,10 @@ soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 update
 
 bench: .venv/ready
 	$(RUN)python benchmarks/speed.py
+
+experiments: .venv/ready  ## runs what has no results yet, for hours; it may be stopped and goes on; TABLE= or TABLE/ROW
+	$(RUN)python experiments/run.py $(TABLE)
+	$(RUN)python experiments/page.py
 
 clean:
 	rm -rf .venv .cache dist build $(DEMO)

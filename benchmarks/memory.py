@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -54,13 +55,17 @@ def in_fresh_process(contestant: str, shape: Shape, precision: str, device: str)
 
 def peak_on_cpu(contestant: str, shape: Shape, precision: str) -> float:
     """MiB that forward and backward take beyond the model and its input."""
-    workload = Workload(contestant, shape, precision, "cpu")
+    return peak_mib(Workload(contestant, shape, precision, "cpu").forward_backward)
+
+
+def peak_mib(run: Callable[[], None]) -> float:
+    """MiB that a call takes beyond what this process holds before it."""
     gc.collect()
-    # What the filling of the memory has freed must go back to the system, or the run would reuse it unseen.
+    # What was freed before must go back to the system, or the call would reuse it unseen.
     ctypes.CDLL(None).malloc_trim(0)
     before = status_kib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    workload.forward_backward()
+    run()
     return (status_kib("VmHWM") - before) / 1024
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,10 +24,10 @@ from torch import Tensor, nn
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.baselines import ParallelTransformer, TransformerXL
 from feedback_transformer_pytorch.config import FeedbackConfig
+from feedback_transformer_pytorch.tasks.groups import GroupTask
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.updates.optimizer import build_optimizer, learning_rate
 from grid import Benchmark, Grid, Settings, combinations
-from groups import multiplication_table, word_problem
 from runs import gradient_norms, run_benchmark
 from state_gradient import StateGradientClamp
 
@@ -42,7 +43,7 @@ class StateTracking:
     """All that a run depends on besides its seed.
 
     Attributes:
-        group: see groups.py.
+        group: see feedback_transformer_pytorch/tasks/groups.py.
         position: of the model, see position.py.
         norm_memory: of the feedback model.
         mem_len, seq_len: M and S; the baselines have no segments.
@@ -134,20 +135,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(settings: Settings, seed: int) -> dict[str, Any]:
     """One run."""
     options = StateTracking(**settings)
-    table = multiplication_table(options.group)
+    task = GroupTask(options.group)
     torch.manual_seed(seed)
-    model = build(options, len(table))
+    model = build(options, len(task.words))
     clamp = None if options.clamp is None else StateGradientClamp(model, options.clamp)
     optimizer = build_optimizer(model, lr=options.lr, weight_decay=options.weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    test = word_problem(table, options.test_rows, options.test_len, torch.Generator().manual_seed(TEST_SEED))
+    rng = np.random.default_rng(seed)
+    test = sample(task, options.test_rows, options.test_len, np.random.default_rng(TEST_SEED))
     losses: list[float] = []
     norms: list[float] = []
     curve: list[dict[str, Any]] = []
     seconds, skipped = 0.0, 0
     for update in range(1, options.updates + 1):
         began = time.perf_counter()
-        batch = word_problem(table, options.batch_size, options.train_len, generator)
+        batch = sample(task, options.batch_size, options.train_len, rng)
         set_learning_rate(optimizer, options, update - 1)
         loss, norm = gradient(model, batch, options.clip)
         if math.isfinite(loss) and math.isfinite(norm):
@@ -173,6 +174,12 @@ def train(settings: Settings, seed: int) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     return {"figures": figures, "curve": curve}
+
+
+def sample(task: GroupTask, rows: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Random elements and their running products, two tensors (B, T)."""
+    elements, products = task.sample(rows, length, rng)
+    return torch.from_numpy(elements), torch.from_numpy(products)
 
 
 def build(options: StateTracking, num_tokens: int) -> nn.Module:

@@ -91,7 +91,7 @@ def refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 def test_train_eval_and_generate_work_together(text: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text.write_bytes(text.read_bytes()[:1000])
-    assert cli.main(["eval", str(run), str(text)]) == 0
+    assert cli.main(["eval", str(run), str(text), "--rows=1"]) == 0
     shown = capsys.readouterr().out
     assert "bits/byte over 1,000 bytes (xz -9: " in shown
     assert float(shown.split()[0]) < 9
@@ -179,7 +179,7 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
     refuses("is not a RUN directory: it has no config.yaml", "generate", tmp_path)
     refuses("is not a RUN directory: there is no such directory", "eval", tmp_path / "nowhere", text)
     refuses("the following arguments are required: RUN", "generate")
-    refuses("the following arguments are required: FILES", "eval", run)
+    refuses("was trained on text; give files to measure it on", "eval", run)
     refuses("the following arguments are required: RUNS", "plot")
     refuses("the following arguments are required: ACTION, FILES", "tokenizer")
     refuses("is not a RUN directory: it has no config.yaml", "plot", run, tmp_path, "--out", tmp_path / "runs.png")
@@ -447,7 +447,7 @@ def test_a_tokenizer_is_learnt_and_used_from_start_to_end(
     tokenizer.unlink()
     text.write_bytes(text.read_bytes()[:1000])
     capsys.readouterr()
-    assert cli.main(["eval", str(out), str(text)]) == 0
+    assert cli.main(["eval", str(out), str(text), "--rows=1"]) == 0
     shown = capsys.readouterr().out
     assert "bits/byte over 1,000 bytes (xz -9: " in shown
     assert float(shown.split()[0]) < 8  # an untrained byte is 8 bits, and tokens are longer

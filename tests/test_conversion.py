@@ -45,7 +45,7 @@ def pair(reference: Any, **options: Any) -> tuple[Any, FeedbackTransformer]:
     return theirs, from_reference(theirs.state_dict(), heads=2, **kept)
 
 
-# 0.0.11 crashes where a lone token of a longer segment has no memory, so T = 1 goes with seq_len = 1 or a memory.
+# 0.0.11 crashes where a single token of a longer segment has no memory, so T = 1 goes with seq_len = 1 or a memory.
 @pytest.mark.parametrize("keep_last_hidden", [False, True])
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("mem_len", [3, 6, 40])
@@ -78,7 +78,7 @@ def run(model: Any, first: Tensor | None, x: Tensor, weight: Tensor) -> dict[str
 
 
 @pytest.mark.parametrize("seq_len", [2, 3])
-def test_a_lone_last_token_with_a_memory(reference: Any, seq_len: int) -> None:
+def test_a_single_last_token_with_a_memory(reference: Any, seq_len: int) -> None:
     theirs, ours = pair(reference, seq_len=seq_len, mem_len=4)
     x = torch.randint(0, 13, (2, seq_len + 1))
     definition(ours, lambda: {"out": ours(x)}).assert_agrees({"out": theirs(x)})

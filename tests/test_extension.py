@@ -1,6 +1,7 @@
 """A feed-forward, a position and a backend are added from outside, without a change of the package."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
@@ -13,9 +14,15 @@ from feedback_transformer_pytorch.activation import ACTIVATIONS
 from feedback_transformer_pytorch.position import POSITIONS, DistanceBias, Position, ScoreTerm
 from feedback_transformer_pytorch.recurrence import WalkRequest, backends
 from feedback_transformer_pytorch.recurrence.backends import BACKENDS, TorchBackend
-from feedback_transformer_pytorch.recurrence.engine.torch_steps import TorchForwardSteps
+from feedback_transformer_pytorch.recurrence.engine.protocols import StoredGradients
+from feedback_transformer_pytorch.recurrence.engine.torch_steps import TorchBackwardSteps, TorchForwardSteps
+from feedback_transformer_pytorch.recurrence.engine.walk import Walk
+from feedback_transformer_pytorch.recurrence.layout.buffer import Window
 from feedback_transformer_pytorch.recurrence.layout.plan import Plan, Segment
 from feedback_transformer_pytorch.recurrence.layout.precision import Precision
+from feedback_transformer_pytorch.recurrence.ops.chunk import Chunk
+from feedback_transformer_pytorch.recurrence.ops.feedforward import FeedForwardOps
+from feedback_transformer_pytorch.recurrence.ops.key_value_gradient import KeyValueGradient
 from feedback_transformer_pytorch.recurrence.ops.scores import SCORE_OPS
 from feedback_transformer_pytorch.recurrence.stack import Stack
 
@@ -111,10 +118,40 @@ class CountingSteps(TorchForwardSteps):
         super().step(segment, state)
 
 
+class AutogradSteps(TorchBackwardSteps):
+    """Backward steps of which one part is computed in another way: the gradient through the activation, by autograd."""
+
+    count = 0
+
+    def __init__(self, walk: Walk, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        super().__init__(walk, memory, grad_bias)
+        self._activation = ACTIVATIONS[walk.config.feedforward]
+        for stage in walk.stages:
+            if isinstance(stage.ops, FeedForwardOps):
+                stage.ops.step_backward = partial(self._feedforward, stage.ops)  # type: ignore[method-assign]
+
+    def begin(self, chunk: Chunk, stored: StoredGradients) -> None:
+        super().begin(chunk, stored)
+        self._counts = chunk.counts
+        self._hidden = [layer.split(chunk.counts) for layer in chunk.value("feedforward.hidden")]
+
+    def _feedforward(
+        self, ops: FeedForwardOps, layer: int, index: int, grad: Tensor, window: Window, out: Tensor
+    ) -> Tensor:
+        type(self).count += 1
+        with torch.enable_grad():
+            hidden = self._hidden[layer][index].detach().requires_grad_()
+            product = self._activation(hidden)
+        (grad_hidden,) = torch.autograd.grad(product, hidden, ops.to_out[layer].step_backward(grad))
+        ops.grad_hidden[layer].flatten(1).split(self._counts)[index].copy_(grad_hidden)
+        return ops.to_hidden[layer].step_backward(grad_hidden, out=out)
+
+
 class SmallModels(TorchBackend):
     """A backend for narrow models alone."""
 
     forward_steps = CountingSteps
+    backward_steps = AutogradSteps
 
     def unsupported_reason(self, stack: Stack, request: WalkRequest, plan: Plan, precision: Precision) -> str | None:
         return None if stack.config.dim < 8 else "it is for models narrower than 8"
@@ -129,7 +166,7 @@ def registered() -> Iterator[None]:
     POSITIONS.update(alibi=Alibi, decay=Decay)
     SCORE_OPS[QueryDecay] = QueryDecayScores
     BACKENDS.insert(0, SmallModels())
-    CountingSteps.count = 0
+    CountingSteps.count = AutogradSteps.count = 0
     yield
     del ACTIVATIONS["swiglu"], POSITIONS["alibi"], POSITIONS["decay"], SCORE_OPS[QueryDecay], BACKENDS[0]
 
@@ -147,7 +184,7 @@ def test_parts_from_outside_work_in_the_definition_and_in_the_fast_walk(changes:
         model.implementation = implementation  # type: ignore[assignment]
         logits = model(tokens)
         found[implementation] = [logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))]
-    assert CountingSteps.count == 5
+    assert (CountingSteps.count, AutogradSteps.count) == (5, 5 * BASE["depth"])
     for a, b in zip(*found.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -155,8 +192,8 @@ def test_parts_from_outside_work_in_the_definition_and_in_the_fast_walk(changes:
 @pytest.mark.usefixtures("registered")
 def test_a_backend_that_does_not_apply_leaves_the_walk_to_the_next() -> None:
     wide = FeedbackTransformer(**BASE | {"dim": 8}).double()
-    wide(torch.randint(0, 7, (2, 9)))
-    assert CountingSteps.count == 0
+    wide(torch.randint(0, 7, (2, 9))).sum().backward()
+    assert CountingSteps.count == AutogradSteps.count == 0
     assert backends.BACKENDS[0].describe() == "counted operations"
     with pytest.raises(ValueError, match="swiglu"):
         FeedbackConfig(**BASE | {"feedforward": "swi"})

@@ -57,7 +57,7 @@ class Example:
 
     @property
     def several_distances(self) -> bool:
-        """Whether they have different biases: legacy counts every slot of a lone token as near as can be."""
+        """Whether they have different biases: legacy counts every slot of a single token as near as can be."""
         if self.case.config.position == "relative":
             return False
         return self.several_keys and (self.case.config.position != "legacy" or self.case.config.seq_len > 1)

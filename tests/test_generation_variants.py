@@ -111,9 +111,7 @@ def test_a_walk_that_is_set_up_many_times_reads_the_same(
 
 
 @pytest.mark.parametrize("config", [PAPER, replace(PAPER, context_dim=CONTEXT_DIM)], ids=["paper", "context"])
-def test_the_walk_is_fast_and_its_context_is_projected_once(
-    monkeypatch: pytest.MonkeyPatch, config: FeedbackConfig
-) -> None:
+def test_the_walk_is_set_up_once(monkeypatch: pytest.MonkeyPatch, config: FeedbackConfig) -> None:
     starts, begin = [], Incremental.__init__
     monkeypatch.setattr(Incremental, "__init__", lambda *args: starts.append(1) or begin(*args))
     case = Case(config, 2, 8, 0, 0)
@@ -122,6 +120,38 @@ def test_the_walk_is_fast_and_its_context_is_projected_once(
         reader.read(token)
     assert len(starts) == 1
     assert reader.memory.states.shape == (2, 5, 6)
+
+
+@pytest.mark.parametrize("way", ["walk", "calls of the fused walk", "calls of the definition"])
+def test_the_keys_of_a_context_are_made_once(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(incremental, "TOKENS_AT_ONCE", 3)
+    if way == "calls of the fused walk":
+        monkeypatch.setattr(Incremental, "applies", lambda *_: False)
+    case = Case(replace(PAPER, context_dim=CONTEXT_DIM, seq_len=3), 2, 15, 0, 1)
+    model, context, tokens = case.model(), context_of(case), case.tokens()
+    model.implementation = "stepwise" if way == "calls of the definition" else "fused"
+    reader = Reader(model, **context)
+    found = {"0": reader.read(tokens[:, :1])}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for block in model.decoder.stack.blocks:  # keys that are made a second time are NaN
+        torch.nn.init.constant_(block.cross_attention.to_kv.weight, torch.nan)
+    found |= {f"{n}": reader.read(tokens[:, n : n + 1]) for n in range(1, 15)}
+    model.load_state_dict(weights)
+    definition(model, lambda: {f"{n}": model(tokens, **context)[:, n] for n in range(15)}).assert_agrees(found)
+
+
+def test_keys_of_a_context_serve_calls_without_gradients_alone() -> None:
+    case = Case(replace(PAPER, context_dim=CONTEXT_DIM), 2, 5, 0, 1)
+    model, context = case.model(), context_of(case)
+    made = model.decoder.project_context(context["context"])
+    with pytest.raises(InputError, match="give the context itself"):
+        model(case.tokens(), context=made)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(case.tokens(), context=made, context_mask=context["context_mask"]), model(case.tokens(), **context)
+        )
+        with pytest.raises(InputError, match=r"keys \(2, 4, 2, 3\).*they must be \(batch=1"):
+            model(case.tokens()[:1], context=made)
 
 
 def test_greedy_is_the_argmax_of_the_whole_text() -> None:

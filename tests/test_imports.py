@@ -1,6 +1,7 @@
 """Imports run one way: in every folder, an entry (a file or a sub-folder) imports only from entries before it."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ ORDER: dict[str, list[str]] = {
         "baselines",
         "conversion",
         "generation",
+        "tasks",
         "data",
         "training",
         "cli",
@@ -85,7 +87,22 @@ ORDER: dict[str, list[str]] = {
         "store",
         "standard_library",
         "corpus",
+        "blocks",
+        "labelled",
+        "sequences",
         "streams",
+    ],
+    "tasks": [
+        "task",
+        "automaton",
+        "groups",
+        "random_walk",
+        "arithmetic",
+        "copying",
+        "counting",
+        "mqar",
+        "algorithmic",
+        "registry",
     ],
     "training": [
         "schema",
@@ -93,19 +110,23 @@ ORDER: dict[str, list[str]] = {
         "earlier",
         "processes",
         "interrupt",
+        "objective",
         "models",
         "updates",
         "evaluation",
         "reporting",
         "saving",
+        "datasets",
         "loop",
+        "evaluate",
         "commands",
     ],
     "training/models": ["architectures", "window", "initialisation"],
-    "training/updates": ["memories", "optimizer", "trainer"],
-    "training/evaluation": ["bits_per_byte", "xz", "validation"],
+    "training/updates": ["memories", "optimizer", "mastery", "trainer"],
+    "training/evaluation": ["reading", "text_bits", "label_counts", "xz", "validation"],
     "training/reporting": ["meter", "progress", "plots", "trackers"],
     "training/saving": ["checkpoint", "run", "saver"],
+    "training/datasets": ["dataset", "text", "labelled"],
 }
 
 Module = tuple[str, ...]  # names that lead from the package to a file or folder
@@ -167,6 +188,17 @@ def test_imports_stand_at_the_top(importer: Module) -> None:
     tree = ast.parse(PACKAGE.joinpath(*importer).with_suffix(".py").read_text())
     own = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node in tree.body for node in own)
+
+
+@pytest.mark.parametrize("importer", [module for module in sources() if module[0] == "tasks"], ids="/".join)
+def test_tasks_need_numpy_alone(importer: Module) -> None:
+    tree = ast.parse(PACKAGE.joinpath(*importer).with_suffix(".py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert {module[0] for module in imported(node, importer)} <= {"tasks", "errors"}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "numpy"}
 
 
 def test_every_file_has_its_place_in_one_order() -> None:

@@ -61,7 +61,7 @@ def start(model: FeedbackTransformer, x: Tensor, memory: Memory | None) -> Incre
 
 
 def lengths(segment: Tensor) -> list[int]:
-    """Of the beginnings whose states are those of the whole segment: a lone token does not attend to itself."""
+    """Of the beginnings whose states are those of the whole segment: a single token does not attend to itself."""
     return [*range(2, segment.shape[1]), segment.shape[1]]
 
 

@@ -1,6 +1,5 @@
 """The benchmarks that choose and prove the defaults of training."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -15,7 +14,6 @@ import state_tracking
 import text_quality
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.position import POSITIONS
-from groups import multiplication_table, word_problem
 from runs import gradient_norms, only_finite, read_runs, write_runs
 from state_gradient import StateGradientClamp
 
@@ -24,68 +22,6 @@ SMALL = [
     *("--dim", "8", "--heads", "2", "--dim-head", "4", "--batch-size", "4", "--train-len", "4", "--test-len", "12"),
     *("--test-rows", "4", "--mem-len", "4", "--updates", "2", "--test-every", "1", "--seeds", "0"),
 ]
-
-
-@pytest.mark.parametrize("size", [2, 5, 60])
-def test_cyclic_groups_add(size: int) -> None:
-    table = multiplication_table(f"z{size}")
-    assert table.tolist() == [[(a + b) % size for b in range(size)] for a in range(size)]
-
-
-@pytest.mark.parametrize("size", [6, 14])
-def test_dihedral_groups_turn_and_flip(size: int) -> None:
-    """An element is x -> turn + sign * x on the corners; in lexicographic order of the images of 0 and 1."""
-    corners = size // 2
-    elements = sorted(
-        ((turn, sign) for turn in range(corners) for sign in (1, -1)),
-        key=lambda element: (element[0], sum(element) % corners),
-    )
-    for (i, (turn, sign)), (j, (turn2, sign2)) in itertools.product(enumerate(elements), repeat=2):
-        product = ((turn + sign * turn2) % corners, sign * sign2)
-        assert elements[multiplication_table(f"d{size}")[i, j]] == product
-
-
-@pytest.mark.parametrize(("name", "points"), [("s3", 3), ("s4", 4), ("a4", 4), ("a5", 5)])
-def test_permutations_compose(name: str, points: int) -> None:
-    """Against products of permutation matrices, the even ones being those of determinant 1."""
-    matrices = [torch.eye(points)[:, list(order)] for order in itertools.permutations(range(points))]
-    if name.startswith("a"):
-        matrices = [matrix for matrix in matrices if torch.linalg.det(matrix) > 0]
-    elements = torch.stack(matrices)
-    table = multiplication_table(name)
-    assert table.shape == (len(elements), len(elements))
-    for a, row in zip(elements, table, strict=True):
-        torch.testing.assert_close(a @ elements, elements[row])
-
-
-def test_s3_written_out() -> None:
-    """Identity, (1 2), (0 1), (0 1 2), (0 2 1), (0 2)."""
-    assert multiplication_table("s3").tolist() == [
-        [0, 1, 2, 3, 4, 5],
-        [1, 0, 4, 5, 2, 3],
-        [2, 3, 0, 1, 5, 4],
-        [3, 2, 5, 4, 0, 1],
-        [4, 5, 1, 0, 3, 2],
-        [5, 4, 3, 2, 1, 0],
-    ]
-
-
-@pytest.mark.parametrize("name", ["s", "x3", "d7", "d4", "z1", "a9", "S3", "s3 "])
-def test_unknown_groups_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="group is"):
-        multiplication_table(name)
-
-
-@pytest.mark.parametrize("name", ["z7", "s3", "d14"])
-def test_labels_are_running_products(name: str) -> None:
-    table = multiplication_table(name)
-    elements, products = word_problem(table, 5, 9, torch.Generator().manual_seed(1))
-    assert elements.shape == products.shape == (5, 9)
-    for word, labels in zip(elements.tolist(), products.tolist(), strict=True):
-        product = 0  # the identity
-        for element, label in zip(word, labels, strict=True):
-            product = int(table[element, product])
-            assert label == product
 
 
 @pytest.mark.parametrize("position", CURRENT)

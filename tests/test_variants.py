@@ -160,8 +160,8 @@ def test_the_mask_of_a_span_by_hand() -> None:
     config = dataclasses.replace(BASE, mem_len=4, adaptive_span=True, span_ramp=2, span_init=0.5)
     span = FeedbackTransformer.from_config(config).layers[0].attention.span
     # span 2 of 4 slots, ramp 2: distances 1 to 3 whole, 4 a half
-    kept = span.kept(torch.tensor([1, 2, 3, 4]))
-    torch.testing.assert_close(kept, torch.tensor([[1.0, 1.0, 1.0, 0.5]]).expand(2, 4))
+    mask = span.soft_mask(torch.tensor([1, 2, 3, 4]))
+    torch.testing.assert_close(mask, torch.tensor([[1.0, 1.0, 1.0, 0.5]]).expand(2, 4))
     out = span(torch.full((1, 2, 1, 4), 0.25), torch.tensor([[4, 3, 2, 1]]))
     torch.testing.assert_close(out[0, 0, 0], torch.tensor([0.5, 1, 1, 1]) / 3.5)
     assert span.loss().item() == 2

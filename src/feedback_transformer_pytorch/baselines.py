@@ -54,8 +54,8 @@ class _Window:
     """What one block of queries sees, the same for all layers.
 
     Attributes:
-        queries: the block's places in the call.
-        keys: the places of its keys, counted from the oldest memory slot; a slice, or an index of each place.
+        queries: the block's tokens in the call.
+        keys: its keys, counted from the oldest memory slot; a slice, or their indices.
         bias: (1 or B, H or 1, queries, keys), added to the scores; -inf where a key is masked. A query sees some key.
         distance: (queries, keys), 0 where a key is ahead, M where it is further behind.
     """
@@ -67,8 +67,8 @@ class _Window:
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Who may see whom, by place: n memory slots, then T tokens.
+class _DocumentMask:
+    """Which query may see which key, where rows have padding or documents: n memory slots, then T tokens.
 
     Attributes:
         real: (B, n+T) bool, False at padding and at masked slots.
@@ -81,12 +81,12 @@ class _Places:
     def masked(self, queries: slice, keys: slice) -> Tensor:
         """(B, queries, keys) bool, True where a key is masked by padding or by the start of a document."""
         masked = ~self.real[:, None, keys] | (self.document[:, queries, None] != self.document[:, None, keys])
-        place = torch.arange(self.real.shape[1], device=self.real.device)
+        index = torch.arange(self.real.shape[1], device=self.real.device)
         # Without its own key, a query in padding would see nothing, and its softmax would be NaN.
-        return masked & (place[queries, None] != place[keys])
+        return masked & (index[queries, None] != index[keys])
 
     def visible(self, slots: int) -> Tensor | None:
-        """(B, slots) bool, which of the last places the next token may see; None if all."""
+        """(B, slots) bool, which of the last `slots` the next token may see; None if all."""
         visible = (self.real & (self.document == self.document[:, -1:]))[:, self.real.shape[1] - slots :]
         return None if bool(visible.all()) else visible
 
@@ -199,11 +199,11 @@ class _WindowTransformer(nn.Module):
             x: (B, T) whole numbers in [0, V).
             memory: what an earlier call returned; None starts afresh.
             return_memory: return the memory after x too.
-            mask: (B, T) bool, True at a real token. A padded token is invisible, but it takes a place: padding
+            mask: (B, T) bool, True at a real token. A padded token is invisible, but it takes a slot: padding
                 between two tokens adds to their distance.
             reset: (B, T) bool, True where a new document starts: nothing before it is visible to it or after.
 
-        With memory_start="zeros" a token sees a zero state in every place of its window that is invisible to it.
+        With memory_start="zeros" a token sees a zero state in every slot of its window that is invisible to it.
 
         Returns:
             logits (B, T, V), or the pair of logits and HiddenMemory.
@@ -215,13 +215,13 @@ class _WindowTransformer(nn.Module):
         state = self.token_emb(x)
         memory = self._filled(self._check_memory(memory, state))
         past = memory.states
-        places = _places(memory, x, mask, reset)
+        documents = _document_mask(memory, x, mask, reset)
         terms: list[ScoreTerm] = self.position(self.config.mem_len + 1)
         biases = [term.bias for term in terms if isinstance(term, DistanceBias)]
         by_distance = torch.stack(biases).sum(0) if biases else state.new_zeros(1, self.config.mem_len + 1)
         if not self.sees_itself:
             by_distance = F.pad(by_distance[:, 1:], (1, 0), value=-torch.inf)
-        windows = self._windows(past.shape[2], x.shape[1], places, by_distance)
+        windows = self._windows(past.shape[2], x.shape[1], documents, by_distance)
         vectors = [term for term in terms if isinstance(term, DistanceVectors)]
         left = []
         for layer, cached in zip(self.layers, past.unbind(1), strict=True):
@@ -231,7 +231,7 @@ class _WindowTransformer(nn.Module):
         if not return_memory:
             return logits
         states = torch.stack(left, dim=1)
-        return logits, HiddenMemory(states, None if places is None else places.visible(states.shape[2]))
+        return logits, HiddenMemory(states, None if documents is None else documents.visible(states.shape[2]))
 
     @property
     def _slots(self) -> int:
@@ -280,7 +280,9 @@ class _WindowTransformer(nn.Module):
             states = states.masked_fill(~memory.visible[:, None, :, None], 0)
         return HiddenMemory(F.pad(states, (0, 0, self.config.mem_len + 1 - states.shape[2], 0)))
 
-    def _windows(self, slots: int, length: int, places: _Places | None, bias_by_distance: Tensor) -> list[_Window]:
+    def _windows(
+        self, slots: int, length: int, documents: _DocumentMask | None, bias_by_distance: Tensor
+    ) -> list[_Window]:
         mem_len, size = self.config.mem_len, max(self.config.mem_len, MIN_BLOCK)
         windows = []
         for start in range(0, length, size):
@@ -289,21 +291,21 @@ class _WindowTransformer(nn.Module):
             keys = slice(max(0, queries.start - mem_len), queries.stop)
             bias = _band(bias_by_distance, queries, keys)[None]
             window = _Window(block, keys, bias, _distance(queries, keys, mem_len, bias.device))
-            if places is not None:
-                masked = places.masked(queries, keys)[:, None]
+            if documents is not None:
+                masked = documents.masked(queries, keys)[:, None]
                 window = self._masked(window, keys, masked)
             windows.append(window)
         return windows
 
     def _masked(self, window: _Window, keys: slice, masked: Tensor) -> _Window:
-        """The window without the keys that are masked (B, 1, queries, keys), or with zero states in their places."""
+        """The window without the keys that are masked (B, 1, queries, keys), or with zero states instead of them."""
         bias = window.bias.masked_fill(masked, -torch.inf)
         if self.config.memory_start == "empty":
             return dataclasses.replace(window, bias=bias)
-        place = torch.arange(keys.start, keys.stop, device=bias.device)
+        index = torch.arange(keys.start, keys.stop, device=bias.device)
         return _Window(
             queries=window.queries,
-            keys=torch.cat([place, torch.zeros_like(place)]),
+            keys=torch.cat([index, torch.zeros_like(index)]),
             bias=torch.cat([bias, window.bias.masked_fill(~masked, -torch.inf)], dim=-1),
             distance=window.distance.repeat(1, 2),
         )
@@ -363,7 +365,7 @@ class AuthorsTransformer(TransformerXL):
 def _band(bias_by_distance: Tensor, queries: slice, keys: slice) -> Tensor:
     """(H, queries, keys): `bias_by_distance` (H, M+1), -inf where a key is ahead or more than M behind."""
     height, width = queries.stop - queries.start, keys.stop - keys.start
-    # The last row of a band of diagonals begins at the first of these distances, each row above one place later.
+    # The last row of a band of diagonals begins at the first of these distances, each row above one distance later.
     distance = queries.stop - 1 - keys.start - torch.arange(height + width - 1, device=bias_by_distance.device)
     last = bias_by_distance.shape[1] - 1
     diagonals = bias_by_distance[:, distance.clamp(0, last)]
@@ -380,12 +382,12 @@ def _distance(queries: slice, keys: slice, furthest: int, device: torch.device) 
 def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:
     """The last `slots` states of `past` (B, n, D) and then x (B, T, D), or all if they are fewer."""
     length = x.shape[1]
-    kept = min(past.shape[1], max(0, slots - length))
-    return torch.cat([past[:, past.shape[1] - kept :], x[:, max(0, length - slots) :]], dim=1)
+    from_past = min(past.shape[1], max(0, slots - length))
+    return torch.cat([past[:, past.shape[1] - from_past :], x[:, max(0, length - slots) :]], dim=1)
 
 
-def _places(memory: HiddenMemory, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> _Places | None:
-    """None if every place is a real token of one document, the usual case."""
+def _document_mask(memory: HiddenMemory, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> _DocumentMask | None:
+    """None if all slots and tokens are real ones of one document, the usual case."""
     for name, flags in (("mask", mask), ("reset", reset)):
         if flags is not None and (flags.shape != x.shape or flags.dtype != torch.bool):
             raise InputError(f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(x.shape)}")
@@ -395,4 +397,4 @@ def _places(memory: HiddenMemory, x: Tensor, mask: Tensor | None, reset: Tensor 
     visible = x.new_ones(x.shape[0], slots, dtype=torch.bool) if memory.visible is None else memory.visible
     real = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
     document = torch.zeros_like(x) if reset is None else reset.long().cumsum(1)
-    return _Places(torch.cat([visible, real], dim=1), F.pad(document, (slots, 0)))
+    return _DocumentMask(torch.cat([visible, real], dim=1), F.pad(document, (slots, 0)))

@@ -71,8 +71,8 @@ def train(options: TrainOptions) -> int:
 
 
 def evaluate(options: EvalOptions) -> int:
-    """Prints the bits per byte of the model and of xz on a text."""
-    from .training.commands import evaluate_run
+    """Prints how well a model does on a text or on labels."""
+    from .training.evaluate import evaluate_run
 
     print(evaluate_run(options))
     return 0
@@ -108,8 +108,8 @@ def tokenizer(options: TokenizerOptions) -> int:
 
 
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
-    "train": (TrainOptions, train, "train a model on text"),
-    "eval": (EvalOptions, evaluate, "measure a model on text, in bits per byte"),
+    "train": (TrainOptions, train, "train a model on text or labels"),
+    "eval": (EvalOptions, evaluate, "measure a model: bits per byte of text, accuracy of labels"),
     "generate": (GenerateOptions, generate, "continue a prompt with a model"),
     "plot": (PlotOptions, plot, "plot several runs"),
     "tokenizer": (TokenizerOptions, tokenizer, "train a tokenizer on text"),

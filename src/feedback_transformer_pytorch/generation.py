@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from .errors import InputError
+from .layers import ContextKeysValues
 from .memory import AnyMemory
 from .model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
 from .recurrence import Incremental, WalkRequest, computes_like, is_called_plainly
@@ -115,12 +116,20 @@ class Reader:
         if isinstance(self.model, FeedbackTransformer) and _is_plain(self.model):
             check_tokens(tokens, self.model.token_emb.num_embeddings)
             x = self.model.token_emb(tokens)
-            if self._walk is None:
+            self._project_context(self.model, x)
+            if self._walk is None and self.model.implementation != "stepwise":
                 self._walk = _walk(self.model, x, self._memory, **self._context)
             if self._walk is not None:
                 state = _step(self._walk, x, self.model.config.seq_len)
                 return self.model.to_logits(self.model.decoder.norm(state))
         return self._call(tokens, whole)
+
+    def _project_context(self, model: FeedbackTransformer, x: Tensor) -> None:
+        """Puts the context's keys and values, which are made once, in the place of the context."""
+        context = self._context.get("context")
+        check_context(x, context, self._context.get("context_mask"), model.config)
+        if isinstance(context, Tensor):
+            self._context["context"] = model.decoder.project_context(context)
 
     def _call(self, tokens: Tensor, whole: int) -> Tensor:
         """The same by calls of the model."""
@@ -137,9 +146,9 @@ class Reader:
 
 def _is_plain(model: FeedbackTransformer) -> bool:
     """Whether the model's parts, one called after the other, are the model."""
-    if model.implementation == "stepwise" or not computes_like(model, FeedbackTransformer):
+    if not computes_like(model, FeedbackTransformer) or not computes_like(model.decoder, FeedbackDecoder):
         return False
-    return computes_like(model.decoder, FeedbackDecoder) and all(map(is_called_plainly, (model, model.decoder)))
+    return is_called_plainly(model) and is_called_plainly(model.decoder)
 
 
 def _context_of(model: Model, context: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
@@ -153,11 +162,10 @@ def _walk(
     model: FeedbackTransformer,
     x: Tensor,
     memory: Any,
-    context: Tensor | None = None,
+    context: ContextKeysValues | None = None,
     context_mask: Tensor | None = None,
 ) -> Incremental | None:
     """A walk that goes on behind a memory, for embeddings like x (B, T, D); None where it does not apply."""
-    check_context(x, context, context_mask, model.config)
     stack, past = model.decoder.stack, model.decoder.start(memory, x)
     request = WalkRequest(x, *model.decoder.keys_values(past), context=context, context_mask=context_mask)
     return Incremental(stack, request, past) if Incremental.applies(stack, request, past) else None
@@ -171,8 +179,8 @@ def _step(walk: Incremental, x: Tensor, seq_len: int) -> Tensor:
 
 
 def _with_neighbour(segment: Tensor) -> Tensor:
-    """A lone token twice: alone it would have no own key, which it has inside a longer segment; nobody sees its
-    neighbour."""
+    """The segment; a single token twice. By itself a token has no local key, which it has inside a longer segment, and
+    it does not see its neighbour."""
     return segment if segment.shape[1] > 1 else torch.cat([segment, segment], dim=1)
 
 

@@ -141,10 +141,10 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> AnyMemory:
     lengths = getattr(memory, "lengths", None)
     if lengths is not None and lengths.shape != like.shape[:1]:
         raise InputError(f"memory.lengths is {tuple(lengths.shape)}; it must be ({like.shape[0]},)")
-    kept = slice(max(0, tensors[0].shape[1] - config.mem_len), None)
+    newest_slots = slice(max(0, tensors[0].shape[1] - config.mem_len), None)
     if lengths is not None:
         lengths = lengths.clamp(max=config.mem_len)
-    return memory_of([tensor[:, kept].to(dtype) for tensor in tensors], lengths)
+    return memory_of([tensor[:, newest_slots].to(dtype) for tensor in tensors], lengths)
 
 
 def _tensors_of(memory: Any, carries_states: bool) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
@@ -202,10 +202,10 @@ def newest_of_rows(
     longest = int(lengths.max()) if blank is None else slots
     age = torch.arange(longest, 0, -1, device=ends.device)
     seen = (age <= lengths[:, None])[..., None]
-    kept = []
+    found = []
     fillers: Iterable[Tensor | int] = (0, 0) if blank is None else blank
     for tensor, filler in zip(tensors, fillers, strict=False):
         at = (ends[:, None] - age).clamp(min=0)[..., None].expand(-1, -1, tensor.shape[2])
-        kept.append(torch.where(seen, tensor.gather(1, at), filler))
+        found.append(torch.where(seen, tensor.gather(1, at), filler))
     all_alike = blank is not None or bool((lengths == longest).all())
-    return memory_of(kept, None if all_alike else lengths)
+    return memory_of(found, None if all_alike else lengths)

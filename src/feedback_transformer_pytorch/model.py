@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .config import FeedbackConfig, parameters
 from .errors import InputError
+from .layers import ContextKeysValues
 from .memory import AnyMemory, StateMemory, as_memory, memory_of, newest, newest_of_rows
 from .recurrence import Stack, Walked, WalkRequest, fused, stepwise, walk_as_operator
 from .segments import Alignment, align
@@ -37,7 +38,7 @@ class FeedbackDecoder(nn.Module):
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
-        recompute: keep less for the backward pass and recompute it (fused only).
+        recompute: save less for the backward pass and recompute it (fused only).
         hyperparameters: those of `FeedbackConfig`, by name.
 
     `implementation` and `recompute` can also be set after construction.
@@ -70,13 +71,13 @@ class FeedbackDecoder(nn.Module):
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., return_memory: Literal[False] = ..., *, mask: Tensor | None = ...,
-        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> Tensor: ...  # fmt: skip
 
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., *, return_memory: Literal[True], mask: Tensor | None = ...,
-        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
     def forward(
@@ -87,7 +88,7 @@ class FeedbackDecoder(nn.Module):
         *,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-        context: Tensor | None = None,
+        context: Tensor | ContextKeysValues | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, AnyMemory]:
         """Embeddings to states.
@@ -100,6 +101,7 @@ class FeedbackDecoder(nn.Module):
                 place means nothing.
             reset: (B, T) bool, True where a new document starts: nothing before it is visible to it or after.
             context: (B, N, C), what every token also attends to; for models with a `context_dim`, and only for them.
+                Without gradients also what `project_context` made of it.
             context_mask: (B, N) bool, True at what is seen of the context; None: all of it.
 
         Returns:
@@ -169,6 +171,11 @@ class FeedbackDecoder(nn.Module):
             return past.keys, past.values
         return self.stack.project(past.states[:, -self.stack.reach() :])
 
+    def project_context(self, context: Tensor) -> ContextKeysValues:
+        """The keys and values that all layers make of a context (B, N, C). A call without gradients takes them in its
+        place, so that many calls need to make them only once."""
+        return self.stack.project_context(context)
+
     def _left(self, past: AnyMemory, walked: Walked, alignment: Alignment | None) -> AnyMemory:
         """The memory that is left after a walk."""
         config = self.config
@@ -210,7 +217,7 @@ class FeedbackTransformer(nn.Module):
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
             way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
-        recompute: keep less for the backward pass and recompute it (fused only).
+        recompute: save less for the backward pass and recompute it (fused only).
         hyperparameters: those of `FeedbackConfig`, by name.
 
     `implementation` and `recompute` can also be set after construction.
@@ -324,7 +331,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def recompute(self) -> bool:
-        """Whether the backward pass recomputes what could have been kept."""
+        """Whether the backward pass recomputes what could have been saved."""
         return self.decoder.recompute
 
     @recompute.setter
@@ -334,13 +341,13 @@ class FeedbackTransformer(nn.Module):
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., return_memory: Literal[False] = ..., *, mask: Tensor | None = ...,
-        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> Tensor: ...  # fmt: skip
 
     @overload
     def forward(
         self, x: Tensor, memory: Any = ..., *, return_memory: Literal[True], mask: Tensor | None = ...,
-        reset: Tensor | None = ..., context: Tensor | None = ..., context_mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
     def forward(
@@ -351,7 +358,7 @@ class FeedbackTransformer(nn.Module):
         *,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-        context: Tensor | None = None,
+        context: Tensor | ContextKeysValues | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, AnyMemory]:
         """Tokens to logits.
@@ -393,7 +400,9 @@ for _cls in (FeedbackDecoder, FeedbackTransformer):
     _takes_hyperparameters(_cls)
 
 
-def check_context(x: Tensor, context: Tensor | None, mask: Tensor | None, config: FeedbackConfig) -> None:
+def check_context(
+    x: Tensor, context: Tensor | ContextKeysValues | None, mask: Tensor | None, config: FeedbackConfig
+) -> None:
     """Raises InputError unless there is a context if and only if the model has one, and its shapes fit x (B, T, D)."""
     if config.context_dim is None:
         if context is not None or mask is not None:
@@ -401,22 +410,36 @@ def check_context(x: Tensor, context: Tensor | None, mask: Tensor | None, config
         return
     if context is None:
         raise InputError(f"context is missing; this model attends to one (batch, N >= 1, {config.context_dim})")
-    if (
-        context.ndim != 3
-        or (context.shape[0], context.shape[2]) != (x.shape[0], config.context_dim)
-        or not context.shape[1]
-    ):
-        raise InputError(
-            f"context is {tuple(context.shape)}; it must be (batch={x.shape[0]}, N >= 1, {config.context_dim})"
-        )
+    if isinstance(context, ContextKeysValues):
+        _check_projected(x, context)
+    else:
+        _check_context(x, context, config.context_dim)
+    batch, count = (context.keys[0] if isinstance(context, ContextKeysValues) else context).shape[:2]
+    if mask is not None and (mask.shape != (batch, count) or mask.dtype != torch.bool):
+        raise InputError(f"context_mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {(batch, count)}")
+
+
+def _check_context(x: Tensor, context: Tensor, width: int) -> None:
+    if context.ndim != 3 or (context.shape[0], context.shape[2]) != (x.shape[0], width) or not context.shape[1]:
+        raise InputError(f"context is {tuple(context.shape)}; it must be (batch={x.shape[0]}, N >= 1, {width})")
     autocast = torch.is_autocast_enabled(x.device.type)
     if context.device != x.device or (context.dtype != x.dtype and not autocast):
         raise InputError(
             f"context is {context.dtype} on {context.device}, the input {x.dtype} on {x.device}; give both the same"
         )
-    if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+
+
+def _check_projected(x: Tensor, context: ContextKeysValues) -> None:
+    keys = context.keys[0]
+    if torch.is_grad_enabled():
         raise InputError(
-            f"context_mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {tuple(context.shape[:2])}"
+            "context is what project_context made of one, and gradients are on; give the context itself, or call the "
+            "model under torch.no_grad()"
+        )
+    if keys.shape[0] != x.shape[0] or keys.device != x.device:
+        raise InputError(
+            f"context has keys {tuple(keys.shape)} on {keys.device}; they must be (batch={x.shape[0]}, N, heads, "
+            f"dim_head) on {x.device}, as the input"
         )
 
 

@@ -18,7 +18,8 @@ class Visibility:
     Attributes:
         context_length: (B, N), how many tokens of the document, memory included, stand before the segment; of these the
             newest M are seen.
-        single_token: (B, N) bool, True where the row has at most one token in the segment, which then has no own keys.
+        single_token: (B, N) bool, True where the row has at most one token in the segment, which then has no local
+            keys.
     """
 
     context_length: Tensor

@@ -78,14 +78,6 @@ def test_every_stream_is_read_on_and_on_and_begins_again_at_its_end(case: Case) 
         assert block.reset is None
 
 
-@given(case=cases())
-def test_all_tokens_before_an_update_are_counted(case: Case) -> None:
-    streams = case.streams()
-    lengths = [len(place) for place in case.walk()]
-    for update in range(UPDATES):
-        assert streams.tokens_before(update) == case.batch_size * sum(lengths[:update])
-
-
 @given(case=cases(documents=True))
 def test_the_memory_is_reset_where_documents_start(case: Case) -> None:
     streams = case.streams()

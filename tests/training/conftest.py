@@ -8,6 +8,7 @@ import torch
 
 from feedback_transformer_pytorch.data import Streams, stages
 from feedback_transformer_pytorch.training.models.architectures import build_model
+from feedback_transformer_pytorch.training.objective import NextToken
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.updates.trainer import Trainer
@@ -75,6 +76,6 @@ def trainer_of(
 
     def make(options: TrainOptions) -> Trainer:
         torch.manual_seed(options.seed)
-        return Trainer(options, build_model(options, 256), streams_of(options), processes)
+        return Trainer(options, build_model(options, 256), streams_of(options), NextToken(1.0), processes)
 
     return make

@@ -10,6 +10,7 @@ import torch
 from feedback_transformer_pytorch.data import train_bpe
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run
@@ -85,8 +86,8 @@ def test_a_line_of_metrics_says_how_far_training_is(options: TrainOptions) -> No
     train(options)
     records = [record for record in Run.open(options.out).metrics() if record["kind"] == "train"]
     assert list(records[0]) == [
-        *("kind", "update", "tokens", "seconds", "loss", "bits_per_byte", "grad_norm", "lr", "tokens_per_second"),
-        *("peak_memory_bytes", "skipped", "layer_weights"),
+        *("kind", "update", "tokens", "seconds", "loss", "bits_per_byte", "grad_norm", "lr"),
+        *("block_len", "tokens_per_second", "peak_memory_bytes", "skipped", "layer_weights"),
     ]
     assert [record["tokens"] for record in records] == [128, 256, 384]
     assert sorted(record["seconds"] for record in records) == [record["seconds"] for record in records]
@@ -111,12 +112,12 @@ def test_validation_does_not_change_what_is_learnt(options: TrainOptions, tmp_pa
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("moment", ["step", "bits_per_byte", "sample"])
+@pytest.mark.parametrize("moment", ["step", "measure", "sample"])
 def test_a_stop_saves_the_weights_of_the_last_update(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str
 ) -> None:
     """Between updates, while validating, and while writing a sample."""
-    owner = loop.Trainer if moment == "step" else loop.Validation
+    owner = loop.Trainer if moment == "step" else TextValidation
     original = getattr(owner, moment)
 
     def interrupted(self: Any, *arguments: Any) -> Any:
@@ -135,7 +136,7 @@ def test_a_stop_saves_the_weights_of_the_last_update(
     assert shown.splitlines()[-3:] == [
         f"stopped by SIGTERM after update {last} of 6",
         f"to resume: feedback-transformer train --resume --out {options.out}",
-        f"to generate text with these weights: feedback-transformer generate {options.out}",
+        f"to use these weights: feedback-transformer generate {options.out}",
     ]
 
 
@@ -156,7 +157,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         assert (Path(options.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
 
 
-@pytest.mark.parametrize("moment", ["bits_per_byte", "sample"])
+@pytest.mark.parametrize("moment", ["measure", "sample"])
 @pytest.mark.parametrize("eval_every", [4, 6])
 def test_a_validation_that_was_stopped_is_made_up_for(
     options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, eval_every: int
@@ -164,14 +165,14 @@ def test_a_validation_that_was_stopped_is_made_up_for(
     options = dataclasses.replace(options, eval_every=eval_every)
     whole = dataclasses.replace(options, out=str(tmp_path / "whole"))
     train(whole)
-    original = getattr(loop.Validation, moment)
+    original = getattr(TextValidation, moment)
 
     def interrupted(*arguments: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Validation, moment, interrupted)
+        patch.setattr(TextValidation, moment, interrupted)
         assert train(options).stopped_by == signal.SIGTERM
     assert train(options) == Outcome(6, None)
     assert metrics(options.out) == metrics(whole.out)
@@ -179,7 +180,7 @@ def test_a_validation_that_was_stopped_is_made_up_for(
 
 def test_the_best_checkpoint_is_kept(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = iter([3.0, 2.0, 4.0, 5.0, 2.0, 6.0])
-    monkeypatch.setattr(loop.Validation, "bits_per_byte", lambda *_: next(figures))
+    monkeypatch.setattr(TextValidation, "measure", lambda *_: {"bits_per_byte": next(figures)})
     train(dataclasses.replace(options, eval_every=1, keep=1))
     assert Run.open(options.out).checkpoints.updates() == [2, 6]
 

@@ -1,5 +1,7 @@
 """Text, tokenizers and token streams."""
 
+from .blocks import Blocks as Blocks
+from .blocks import TokenBlock as TokenBlock
 from .bpe import BpeTokenizer as BpeTokenizer
 from .bpe import train_bpe as train_bpe
 from .corpus import Corpus as Corpus
@@ -7,14 +9,21 @@ from .corpus import default_corpus as default_corpus
 from .corpus import read_corpus as read_corpus
 from .documents import Piece as Piece
 from .documents import read_pieces as read_pieces
+from .labelled import Line as Line
+from .labelled import Vocabulary as Vocabulary
+from .labelled import fingerprint as fingerprint
+from .labelled import read_lines as read_lines
 from .load_tokenizer import load_tokenizer as load_tokenizer
+from .sequences import GeneratedSequences as GeneratedSequences
+from .sequences import GivenSequences as GivenSequences
+from .sequences import padded as padded
 from .standard_library import standard_library_text as standard_library_text
 from .store import Progress as Progress
 from .store import default_cache as default_cache
 from .store import tokenize as tokenize
 from .streams import Stage as Stage
 from .streams import Streams as Streams
-from .streams import TokenBlock as TokenBlock
+from .streams import block_len_at as block_len_at
 from .streams import stages as stages
 from .text import Text as Text
 from .text import encode_text as encode_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import io
@@ -52,10 +53,7 @@ def read_pieces(sources: Sequence[str], *, text_field: str = "text") -> Iterator
             has no string in `text_field`.
         MissingExtraError: a dataset is given, but `datasets` is not installed.
     """
-    if not sources:
-        raise InputError("no text was given; give files, globs, or - for standard input")
-    if sources.count("-") > 1:
-        raise InputError(f"- is given {sources.count('-')} times; standard input can be read only once: give - once")
+    _check_sources(sources)
     return (piece for source in sources for piece in _read_source(source, text_field))
 
 
@@ -85,13 +83,20 @@ def _read_path(path: Path, text_field: str) -> Iterator[Piece]:
 
 
 def _read_file(path: Path, text_field: str) -> Iterator[Piece]:
+    with _opened(path) as file:
+        if _is_json_lines(path):
+            yield from _split_each(_json_documents(file, repr(str(path)), text_field))
+        else:
+            yield from _split(file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, decompressed; says what is wrong with it if it cannot be read to its end."""
     name = repr(str(path))
     try:
         with _open(path) as file:
-            if _is_json_lines(path):
-                yield from _split_each(_json_documents(file, name, text_field))
-            else:
-                yield from _split(file)
+            yield file
     except _CORRUPT as error:
         raise InputError(
             f"{name} is not a complete {path.suffix} file ({error}); recreate it, or rename it if it is plain text"
@@ -115,7 +120,34 @@ def _is_json_lines(path: Path) -> bool:
     return (path.with_suffix("") if path.suffix in _OPEN else path).suffix in _JSON_LINES
 
 
-def _json_documents(lines: Iterable[bytes], name: str, text_field: str) -> Iterator[str]:
+def json_lines(sources: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects in files of JSON lines, whatever their names end in, and where each stands, as errors say it.
+
+    Args:
+        sources: as `read_pieces` takes them, without datasets.
+
+    Raises:
+        InputError: as `read_pieces` does, or if a line is not a JSON object.
+    """
+    _check_sources(sources)
+    for source in sources:
+        if source == "-":
+            yield from _json_objects(sys.stdin.buffer, "standard input (-)")
+            continue
+        for path in _expand(source):
+            with _opened(path) as file:
+                yield from _json_objects(file, repr(str(path)))
+
+
+def _check_sources(sources: Sequence[str]) -> None:
+    """Raises InputError if there is no source, or if standard input is one of them twice."""
+    if not sources:
+        raise InputError("no text was given; give files, globs, or - for standard input")
+    if sources.count("-") > 1:
+        raise InputError(f"- is given {sources.count('-')} times; standard input can be read only once: give - once")
+
+
+def _json_objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[dict[str, Any], str]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -129,6 +161,11 @@ def _json_documents(lines: Iterable[bytes], name: str, text_field: str) -> Itera
             raise InputError(
                 f"{where} is {type(record).__name__}, not a JSON object; give one JSON object in each line"
             )
+        yield record, where
+
+
+def _json_documents(lines: Iterable[bytes], name: str, text_field: str) -> Iterator[str]:
+    for record, where in _json_objects(lines, name):
         if text_field not in record:
             raise InputError(_no_field(where, text_field, record))
         yield _string(record[text_field], text_field, where)

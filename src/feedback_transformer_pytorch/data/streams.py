@@ -6,7 +6,6 @@ Axis letters: B streams (rows of the batch), T tokens in a block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..tasks import IGNORE
+from .blocks import TokenBlock, to_tensor
 from .tokenizer import Tokens
 
 
@@ -23,31 +24,6 @@ class Stage(NamedTuple):
 
     first: int
     block_len: int
-
-
-@dataclass(frozen=True)
-class TokenBlock:
-    """The tokens of one update.
-
-    Attributes:
-        inputs: (B, T) int64.
-        targets: (B, T) int64, the token that follows each input.
-        restarts: the streams start again at their beginning, so the memory after the block before must be dropped.
-        reset: (B, T) bool, True where a document starts; None if none starts.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    restarts: bool
-    reset: Tensor | None = None
-
-    def groups(self, count: int) -> list[TokenBlock]:
-        """Split the block into `count` parts with the same number of streams, in order."""
-        resets = [None] * count if self.reset is None else self.reset.chunk(count)
-        return [
-            TokenBlock(inputs, targets, self.restarts, None if reset is None or not reset.any() else reset)
-            for inputs, targets, reset in zip(self.inputs.chunk(count), self.targets.chunk(count), resets, strict=True)
-        ]
 
 
 class Streams:
@@ -59,6 +35,8 @@ class Streams:
 
     Args:
         tokens: (N,) integers; of a `np.memmap`, only the parts that a block needs are read.
+        labels: (N,) integers, what is to be predicted at each token, IGNORE where nothing is; by default, the token
+            that follows.
         batch_size: number of streams, over all processes.
         stages: the block length T of every update (see `stages`).
         rows: the B streams that this process reads; all by default.
@@ -76,6 +54,7 @@ class Streams:
         stages: Sequence[Stage],
         rows: range | None = None,
         documents: npt.NDArray[np.int64] | None = None,
+        labels: npt.NDArray[np.int64] | None = None,
     ) -> None:
         _check_tokens(tokens)
         longest = max(stage.block_len for stage in stages)
@@ -97,7 +76,8 @@ class Streams:
         self.rows, self.batch_size = rows, batch_size
         self._stages, self._documents = list(stages), documents
         self._stream_len = len(tokens) // batch_size
-        self._streams = tokens[: batch_size * self._stream_len].reshape(batch_size, self._stream_len)
+        self._streams = self._split(tokens)
+        self._labels = None if labels is None else self._split(labels)
         self._starts = [0]  # where in the streams each stage starts
         for stage in stages[1:]:
             start, block_len = self._place(stage.first - 1)
@@ -107,17 +87,20 @@ class Streams:
         """Return the block of `update`, counted from 0."""
         start, block_len = self._place(update)
         window = self._streams[self.rows.start : self.rows.stop, start : start + block_len + 1]
-        return _block(window, restarts=start == 0, reset=self._reset(start, block_len))
-
-    def tokens_before(self, update: int) -> int:
-        """How many input tokens all streams together have read before `update`."""
-        ends = [stage.first for stage in self._stages[1:]] + [update]
-        counts = (
-            (min(end, update) - stage.first) * stage.block_len
-            for stage, end in zip(self._stages, ends, strict=True)
-            if stage.first < update
+        reset = self._reset(start, block_len)
+        if self._labels is None:
+            return TokenBlock(to_tensor(window[:, :-1]), to_tensor(window[:, 1:]), start == 0, reset)
+        labels = self._labels[:, start : start + block_len]
+        return TokenBlock(
+            inputs=to_tensor(window[:, :-1]),
+            targets=to_tensor(labels[self.rows.start : self.rows.stop]),
+            restarts=start == 0,
+            reset=reset,
+            counted=int((labels != IGNORE).sum()),
         )
-        return self.batch_size * sum(counts)
+
+    def _split(self, values: Tokens) -> Tokens:
+        return values[: self.batch_size * self._stream_len].reshape(self.batch_size, self._stream_len)
 
     def _place(self, update: int) -> tuple[int, int]:
         """Where in the streams the block of `update` starts, and its length."""
@@ -168,15 +151,11 @@ def stages(block_len: int, first_block_len: int | None = None, curriculum_update
     return [*found, Stage(curriculum_updates, block_len)]
 
 
+def block_len_at(stages: Sequence[Stage], update: int) -> int:
+    """The block length of `update`, counted from 0."""
+    return max(stage for stage in stages if stage.first <= update).block_len
+
+
 def _check_tokens(tokens: Tokens) -> None:
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise InputError(f"tokens have shape {tokens.shape} and type {tokens.dtype}; give integers in one dimension")
-
-
-def _block(window: Tokens, *, restarts: bool, reset: Tensor | None = None) -> TokenBlock:
-    """Split a (B, T + 1) window into inputs and targets, each in its own memory."""
-    return TokenBlock(_to_tensor(window[:, :-1]), _to_tensor(window[:, 1:]), restarts, reset)
-
-
-def _to_tensor(tokens: Tokens) -> Tensor:
-    return torch.from_numpy(tokens.astype(np.int64, order="C", subok=False))

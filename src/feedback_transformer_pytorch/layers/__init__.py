@@ -2,6 +2,7 @@
 
 from .attention import Attention as Attention
 from .attention import dropout_mask as dropout_mask
+from .cross_attention import ContextKeysValues as ContextKeysValues
 from .cross_attention import CrossAttention as CrossAttention
 from .feedforward import FeedForward as FeedForward
 from .span import AdaptiveSpan as AdaptiveSpan

@@ -44,8 +44,8 @@ class Attention(Sublayer):
         """(B, S, D) to (B, S, D); zero for rows that see nothing."""
         k, v = memory.keys, memory.values
         if memory.to_kv is not None:
-            own_k, own_v = memory.to_kv(x).unflatten(-1, (2, -1, self.dim_head)).unbind(2)
-            k, v = torch.cat([k, own_k], dim=1), torch.cat([v, own_v], dim=1)
+            local_k, local_v = memory.to_kv(x).unflatten(-1, (2, -1, self.dim_head)).unbind(2)
+            k, v = torch.cat([k, local_k], dim=1), torch.cat([v, local_v], dim=1)
         if k.shape[1] == 0:
             return torch.zeros_like(x)
         q = self.to_q(x) * self.dim_head**-0.5

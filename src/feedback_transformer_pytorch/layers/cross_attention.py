@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from ..config import FeedbackConfig
 from .attention import dropout_mask, masked_score
 from .sublayer import ContextView, MemoryView, Sublayer
+
+
+class ContextKeysValues(NamedTuple):
+    """What all layers attend to in one context: made once, it serves many calls.
+
+    Attributes:
+        keys, values: of each layer (B, N, G, E).
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
 
 
 class CrossAttention(Sublayer):

@@ -27,10 +27,10 @@ class AdaptiveSpan(nn.Module):
 
     def forward(self, probabilities: Tensor, distance: Tensor) -> Tensor:
         """Probabilities (B, H, S, n) of keys at distances (S, n) or (B, S, n)."""
-        kept = self.kept(distance)
-        return narrow(probabilities, kept if distance.ndim == 2 else kept.transpose(0, 1))
+        mask = self.soft_mask(distance)
+        return narrow(probabilities, mask if distance.ndim == 2 else mask.transpose(0, 1))
 
-    def kept(self, distance: Tensor) -> Tensor:
+    def soft_mask(self, distance: Tensor) -> Tensor:
         """(H, ...): the part that keys at distances (...) keep of their probability."""
         span = (self.ratio * self.mem_len).view(-1, *[1] * distance.ndim)
         return ((span - (distance - 1)) / self.ramp + 1).clamp(0, 1)
@@ -47,7 +47,7 @@ class AdaptiveSpan(nn.Module):
         return self.ratio.mean() * self.mem_len
 
 
-def narrow(probabilities: Tensor, kept: Tensor) -> Tensor:
-    """Probabilities, each times the part of it that is kept, divided by their sum."""
-    left = probabilities * kept
+def narrow(probabilities: Tensor, soft_mask: Tensor) -> Tensor:
+    """Probabilities times their soft mask, divided by their sum."""
+    left = probabilities * soft_mask
     return left / (left.sum(-1, keepdim=True) + EPS)

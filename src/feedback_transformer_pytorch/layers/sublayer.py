@@ -17,8 +17,8 @@ class MemoryView:
     Attributes:
         keys: (B, n, G, E), the memory's.
         values: (B, n, G, E), the memory's.
-        to_kv: D to 2*G*E, makes the segment's own keys and values, which follow the memory's; None where a query sees
-            no token of its segment.
+        to_kv: D to 2*G*E, makes the local keys and values, which follow the memory's; None where a query sees no token
+            of its segment.
         distance: (S, n + local) or (B, S, n + local), how far each key is.
         masked: (S, n + local) or (B, S, n + local) bool.
         terms: what distances add to the scores.

@@ -26,7 +26,7 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
     """Walks a sequence through time, or calls `stepwise` where no backend applies.
 
     Args:
-        recompute: keep only the states between blocks for the backward pass, and recompute the rest.
+        recompute: save only the states between blocks for the backward pass, and recompute the rest.
     """
     prepared = prepare(stack, request)
     backend, reason = choose(stack, request, prepared.plan, prepared.precision)
@@ -127,7 +127,7 @@ class _Fused(torch.autograd.Function):
         values = layout.empty(layout.masks, segments, x)
         ctx.rng = _rng_state(x.device) if values else None
         if not call.recompute:
-            values = layout.empty(layout.kept, segments, x) | values
+            values = layout.empty(layout.saved, segments, x) | values
         states = x.new_empty(layout.config.depth + 1, x.shape[0] * x.shape[1], x.shape[2])
         walked = forward(walk, call.backend.forward_steps, states, values)
         ctx.call, ctx.value_names = call, tuple(values)
@@ -138,14 +138,14 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        saved = ctx.saved_tensors
-        tensors, (buffer, states, *kept) = call.named(saved[: len(call.names)]), saved[len(call.names) :]
+        count, unpacked = len(call.names), ctx.saved_tensors  # they may be read only once
+        tensors, (buffer, states, *saved) = call.named(unpacked[:count]), unpacked[count:]
         needs_grad = {name for name, needs in zip(call.names, ctx.needs_input_grad[1:], strict=True) if needs}
         if torch.is_grad_enabled():
             with _replayed(ctx.rng, states.device):
                 found: Mapping[str, Tensor | None] = _differentiable(call, tensors, needs_grad, grads)
         else:
-            values = dict(zip(ctx.value_names, kept, strict=True))
+            values = dict(zip(ctx.value_names, saved, strict=True))
             with torch.autocast(states.device.type, enabled=False):
                 walk = Walk(call.spec, tensors, needs_grad, buffer)
                 given: Any = Walked(*grads)  # type: ignore[arg-type]

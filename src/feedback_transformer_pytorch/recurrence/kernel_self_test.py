@@ -17,7 +17,8 @@ from .stack import Stack
 from .stepwise import stepwise
 
 # Widths that are no whole number of vectors, a carried memory, a window that overflows, and work for several threads.
-# Between the two: segments of two tokens with a lone last one, segments of one; distances as a bias and as a product.
+# Between the two: segments of two tokens with a single token at the end, segments of one; distances as a bias and as a
+# product.
 _COMMON = FeedbackConfig(dim=40, depth=2, mem_len=19, heads=4, dim_head=8, kv_heads=2, norm_memory=True)
 CONFIGS = (replace(_COMMON, seq_len=2, position="t5"), replace(_COMMON, seq_len=1, position="relative"))
 BATCH, TIME, CARRIED, THREADS = 3, 17, 5, 2

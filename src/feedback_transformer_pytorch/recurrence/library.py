@@ -5,9 +5,9 @@ configuration says, and traces the definition where they do not. Otherwise it ca
 `feedback_transformer_pytorch::walk`, whose implementation walks in eager mode: in there, and only in there, a backend
 is chosen and numbers are read. Its gradient is `feedback_transformer_pytorch::walk_backward`.
 
-The operator keeps what `recompute=True` keeps, the states between layers (L+1, T*B, D), and recomputes the rest in the
-backward pass. What a backend would keep besides has a shape that depends on the machine, and a traced graph must not.
-So forward and backward together take longer than in eager mode. `torch.export` keeps nothing: an exported program whose
+The operator saves what `recompute=True` saves, the states between layers (L+1, T*B, D), and recomputes the rest in the
+backward pass. What a backend would save besides has a shape that depends on the machine, and a traced graph must not.
+So forward and backward together take longer than in eager mode. `torch.export` saves nothing: an exported program whose
 gradient is taken walks forward twice.
 
 Batch and time may be dynamic: no shape that the operators give depends on more than sums and products of them.
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import FeedbackConfig
+from ..layers import ContextKeysValues
 from ..segments import Visibility
 from .applicability import warn_once, without_numbers
 from .backends import Backend, choose_backend, needs_definition
@@ -57,14 +58,15 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     spec = stack.untraced(_described, id(stack), fields, training, autocast)
-    if not spec or any(parameter.dtype != x.dtype for parameter in parameters):
+    context = request.context
+    if not spec or isinstance(context, ContextKeysValues) or any(p.dtype != x.dtype for p in parameters):
         return stepwise(stack, request)
-    keep = False
+    save = False
     if torch.is_grad_enabled() and not torch.compiler.is_exporting():
         inputs = [x, request.keys, request.values, *parameters]
-        if request.context is not None:
-            inputs.append(request.context)
-        keep = any(tensor.requires_grad for tensor in inputs)
+        if context is not None:
+            inputs.append(context)
+        save = any(tensor.requires_grad for tensor in inputs)
     seed = None
     if training and (config.attn_dropout or config.ff_dropout):
         seed = torch.randint(2**62, (), device="cpu")
@@ -72,14 +74,14 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
         x,
         request.keys,
         request.values,
-        request.context,
+        context,
         request.context_mask,
         None if visibility is None else visibility.context_length,
         None if visibility is None else visibility.single_token,
         seed,
         parameters,
         spec,
-        keep,
+        save,
     )
     return Walked(states, keys, values, None) if config.carry == "keys" else Walked(states, None, None, stored)
 
@@ -192,24 +194,24 @@ def _walk(
     seed: Tensor | None,
     parameters: Sequence[Tensor],
     spec: str,
-    keep: bool,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Walks a sequence; see `WalkRequest` and `Walked`.
 
     Args:
         seed: a whole number (), of the dropout masks; None without dropout.
         parameters: in the order of the stack's `named_parameters`.
-        keep: whether the states are kept for the backward pass.
+        save: whether the states are saved for the backward pass.
 
     Returns:
-        states, keys, values, stored (empty where keys are carried), and what is kept (L+1, T*B, D) or empty.
+        states, keys, values, stored (empty where keys are carried), and what is saved (L+1, T*B, D) or empty.
     """
     parsed = _parsed(spec)
     request = WalkRequest(x, keys, values, _visibility(context_length, single_token), context, context_mask)
 
     def run(stack: Stack) -> tuple[Tensor, ...]:
         set_up = _SetUp.of(stack, request, parsed.autocast)
-        states = set_up.empty_states() if keep else None
+        states = set_up.empty_states() if save else None
         walk = Walk(set_up.spec, set_up.tensors)
         with _seeded(seed, x.device):
             walked = forward(walk, set_up.backend.forward_steps, states, set_up.empty_masks())
@@ -236,14 +238,14 @@ def _(
     seed: Tensor | None,
     parameters: Sequence[Tensor],
     spec: str,
-    keep: bool,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     parsed = _parsed(spec)
     batch, time, dim = x.shape
     all_slots = [x.new_empty(batch, keys.shape[1] + time, keys.shape[2], dtype=parsed.out_dtype(x)) for _ in range(2)]
     stored = x.new_empty(0) if parsed.config.carry == "keys" else x.new_empty(batch, time, dim)
-    kept = x.new_empty(parsed.config.depth + 1, batch * time, dim) if keep else x.new_empty(0)
-    return x.new_empty(batch, time, dim), all_slots[0], all_slots[1], stored, kept
+    saved_states = x.new_empty(parsed.config.depth + 1, batch * time, dim) if save else x.new_empty(0)
+    return x.new_empty(batch, time, dim), all_slots[0], all_slots[1], stored, saved_states
 
 
 @torch.library.custom_op(f"{NAMESPACE}::walk_backward", mutates_args=())
@@ -263,14 +265,14 @@ def _walk_backward(
     parameters: Sequence[Tensor],
     all_keys: Tensor,
     all_values: Tensor,
-    kept: Tensor,
+    saved_states: Tensor,
     spec: str,
     needs_grad: Sequence[bool],
 ) -> list[Tensor]:
     """The gradients of `walk`.
 
     Args:
-        all_keys, all_values, kept: what `walk` returned. Where nothing was kept, the walk is repeated.
+        all_keys, all_values, saved_states: what `walk` returned. Where nothing was saved, the walk is repeated.
         needs_grad: of x, keys, values, context if there is one, and the parameters, whether a gradient is needed.
 
     Returns:
@@ -285,9 +287,9 @@ def _walk_backward(
         inputs = {name: tensor for name, tensor in set_up.tensors.items() if tensor is not None}
         whole = {**inputs, "keys": keys, "values": values}
         needed = [name for name, needs in zip(inputs, needs_grad, strict=True) if needs]
-        masks, states, buffer = set_up.empty_masks(), kept, None
+        masks, states, buffer = set_up.empty_masks(), saved_states, None
         with _seeded(seed, x.device):
-            if kept.numel():
+            if saved_states.numel():
                 slots = all_keys[:, unseen:], all_values[:, unseen:]
                 buffer = MemoryBuffer.fresh(set_up.spec.layout, *slots)
                 walk = Walk(set_up.spec, set_up.tensors, needed, buffer)
@@ -331,7 +333,7 @@ def _(
     parameters: Sequence[Tensor],
     all_keys: Tensor,
     all_values: Tensor,
-    kept: Tensor,
+    saved_states: Tensor,
     spec: str,
     needs_grad: Sequence[bool],
 ) -> list[Tensor]:
@@ -341,12 +343,12 @@ def _(
 
 def _set_up_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, parameters, ctx.spec, _ = inputs
-    _, keys, values, stored, kept = output
+    _, keys, values, stored, saved_states = output
     carries_keys = _parsed(ctx.spec).config.carry == "keys"
-    ctx.mark_non_differentiable(kept, *((stored,) if carries_keys else (keys, values)))
+    ctx.mark_non_differentiable(saved_states, *((stored,) if carries_keys else (keys, values)))
     ctx.set_materialize_grads(False)
     ctx.count = len(tensors)
-    ctx.save_for_backward(*tensors, *parameters, keys, values, kept)
+    ctx.save_for_backward(*tensors, *parameters, keys, values, saved_states)
 
 
 def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

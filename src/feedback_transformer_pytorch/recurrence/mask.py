@@ -44,7 +44,7 @@ def attention_mask(
         slots: n, the number of memory slots.
         filled: how many of the newest slots hold a token; the others are masked.
         segment: its number.
-        length: its tokens; a lone token does not see itself.
+        length: its tokens; a single token does not see itself.
         visibility: None when all rows see all.
     """
     sees_segment = length > 1

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..layers import ContextKeysValues
 from ..segments import Visibility
 
 
@@ -16,7 +17,8 @@ class WalkRequest(NamedTuple):
         x: (B, T, D), embeddings; segments of S tokens, the last may be shorter.
         keys, values: (B, n, K*G*E), of the n <= M slots that precede x, bank by bank.
         visibility: None when every row sees every slot.
-        context: (B, N, C), what every token also attends to; None for none.
+        context: (B, N, C), what every token also attends to, or the keys and values that were made of it; None for
+            none.
         context_mask: (B, N) bool, True at what is seen of it; None when all is.
     """
 
@@ -24,8 +26,15 @@ class WalkRequest(NamedTuple):
     keys: Tensor
     values: Tensor
     visibility: Visibility | None = None
-    context: Tensor | None = None
+    context: Tensor | ContextKeysValues | None = None
     context_mask: Tensor | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        """N, or 0 without a context."""
+        if isinstance(self.context, ContextKeysValues):
+            return self.context.keys[0].shape[1]
+        return 0 if self.context is None else self.context.shape[1]
 
 
 class Walked(NamedTuple):

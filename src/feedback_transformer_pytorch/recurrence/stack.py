@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FeedbackConfig
-from ..layers import Attention, ContextView, CrossAttention, FeedForward, MemoryView, Sublayer
+from ..layers import Attention, ContextKeysValues, ContextView, CrossAttention, FeedForward, MemoryView, Sublayer
 from ..position import POSITIONS
 
 NORM_EPS = 1e-5  # of the memory's norm without parameters, as nn.LayerNorm has it
@@ -100,6 +100,11 @@ class Stack(nn.Module):
         assert to_kv is not None
         pair: Tensor = to_kv(norm(stored) if self.config.memory_norm == "layer" else stored)
         return pair
+
+    def project_context(self, context: Tensor) -> ContextKeysValues:
+        """A context (B, N, C) to the keys and values of all layers."""
+        pairs = [block.cross_attention.project(context) for block in self.blocks]
+        return ContextKeysValues(*zip(*pairs, strict=True))
 
     def first_norm(self, states: Tensor) -> Tensor:
         """States (B, n, D) after the first layer's attention norm."""

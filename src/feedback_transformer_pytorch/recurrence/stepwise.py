@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..layers import ContextView, MemoryView
+from ..layers import ContextKeysValues, ContextView, MemoryView
 from .mask import AttentionMask, attention_mask
 from .request import Walked, WalkRequest
 from .stack import Stack
@@ -55,11 +55,13 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
 
 
 def _contexts(stack: Stack, request: WalkRequest) -> list[ContextView | None]:
-    """What each layer sees of the context: its keys and values are made once."""
-    if request.context is None:
+    """What each layer sees of the context."""
+    context = request.context
+    if context is None:
         return [None] * stack.config.depth
-    pairs = [block.cross_attention.project(request.context) for block in stack.blocks]
-    return [ContextView(keys, values, request.context_mask) for keys, values in pairs]
+    if not isinstance(context, ContextKeysValues):
+        context = stack.project_context(context)
+    return [ContextView(keys, values, request.context_mask) for keys, values in zip(*context, strict=True)]
 
 
 def _blanked(stack: Stack, keys: Tensor, values: Tensor, mask: AttentionMask) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ EARLIER: Mapping[str, Any] = {
             *("carry", "memory_start", "adaptive_span", "span_ramp", "span_init", "span_trim", "initialisation"),
         )
     },
-    "span_loss": TrainOptions.span_loss,
+    **{name: getattr(TrainOptions, name) for name in ("span_loss", "task", "labelled", "mastery", "growth")},
 }
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
 from ..errors import InputError
 from ..files import write_atomically
-from .evaluation.validation import Validation
+from .datasets.dataset import Dataset
+from .datasets.labelled import LabelledDataset
+from .datasets.text import TextDataset
 from .evaluation.xz import XzFigures
 from .interrupt import Stopped, StopRequest
 from .models.architectures import LanguageModel, build_model
 from .models.initialisation import start_from
+from .objective import ACCURACY_LAST
 from .options import TrainOptions
 from .processes import Processes
 from .reporting.meter import Meter
@@ -26,7 +26,7 @@ from .reporting.progress import TrainingProgress
 from .reporting.trackers import Trackers, check_installed
 from .saving.checkpoint import Checkpoint
 from .saving.run import Run, find
-from .saving.saver import Fingerprints, Saver, newest
+from .saving.saver import Saver, newest
 from .updates.trainer import Trainer
 
 
@@ -57,92 +57,48 @@ def train(options: TrainOptions) -> Outcome:
 def _train(options: TrainOptions, processes: Processes) -> Outcome:
     found = find(options)
     checkpoint = None if found is None else newest(found)
-    tokenizer = _tokenizer(options, found)
     with TrainingProgress(options, quiet=not processes.is_main) as progress:
-        corpus = _corpus(options, tokenizer, progress, processes)
-        streams = Streams(
-            corpus.train.tokens,
-            batch_size=options.batch_size,
-            stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
-            rows=processes.rows(options.batch_size, options.accumulate),
-            documents=corpus.train.starts if options.reset_documents else None,
-        )
-        model = _model(options, tokenizer, fresh=checkpoint is None)
+        dataset = _dataset(options, found, progress, processes)
+        model = _model(options, dataset, fresh=checkpoint is None)
         size = sum(parameter.numel() for parameter in model.parameters())
-        trainer = Trainer(options, model, streams, processes)
-        validation = Validation(options, corpus, tokenizer)
-        meter = Meter(
-            bits_per_nat=len(corpus.train.tokens) / corpus.train.num_bytes / math.log(2),
-            max_updates=options.max_updates,
-            device=processes.device,
-        )
+        trainer = Trainer(options, model, dataset.blocks, dataset.objective, processes)
+        meter = Meter(max_updates=options.max_updates, device=processes.device)
         progress.say(
-            f"{corpus.name}: {corpus.train.num_bytes:,} bytes to train on, {validation.num_bytes:,} held out; "
-            f"{size:,} parameters, on {processes.device}" + (f" x {processes.count}" if processes.count > 1 else "")
+            f"{dataset.summary}; {size:,} parameters, on {processes.device}"
+            + (f" x {processes.count}" if processes.count > 1 else "")
         )
-        processes.main_rank_first(lambda: Run.create(options, tokenizer) if found is None else found.clean())
+        processes.main_rank_first(lambda: Run.create(options, dataset.tokens) if found is None else found.clean())
         run = found or Run.open(options.out)
-        fingerprints = Fingerprints(corpus.fingerprint, tokenizer.fingerprint)
-        saver = Saver(options, run, trainer, meter, fingerprints, processes)
-        xz = _begin(run, saver, checkpoint, validation, progress, processes)
+        saver = Saver(options, run, trainer, meter, dataset.curriculum, dataset.fingerprints, processes)
+        reference = _begin(run, saver, checkpoint, dataset, progress, processes)
         trackers = Trackers(options, processes)
         with StopRequest() as stop, trackers.started():
             return _Loop(
-                options, processes, streams, trainer, validation, xz, meter, run, saver, trackers, progress, stop
+                options, processes, dataset, trainer, reference, meter, run, saver, trackers, progress, stop
             ).train()
 
 
-def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
-    """The tokenizer of the run that resumes, or else that of `--tokenizer`."""
-    if run is None:
-        return load_tokenizer(options.tokenizer)
-    tokenizer = run.tokenizer()
-    if options.tokenizer != run.options.tokenizer and (
-        load_tokenizer(options.tokenizer).fingerprint != tokenizer.fingerprint
-    ):
-        raise InputError(
-            f"--tokenizer is {options.tokenizer}, which is not the tokenizer of the run in {run.path}; "
-            "leave it out, or choose another --out"
-        )
-    return tokenizer
-
-
-def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgress, processes: Processes) -> Corpus:
-    """The text. The main process reads it first; the other processes find its tokens in the cache."""
+def _dataset(options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes) -> Dataset:
     if processes.count > 1 and "-" in options.files + options.heldout:
         raise InputError(
             f"standard input (-) is given to {processes.count} processes, which cannot all read it; give a file"
         )
-    found: list[Corpus] = []
-
-    def read() -> None:
-        with progress.reading() as on_progress:
-            corpus = read_corpus(
-                options.files,
-                options.heldout,
-                tokenizer,
-                text_field=options.text_field,
-                cache=default_cache() if options.cache is None else Path(options.cache),
-                on_progress=on_progress,
-            )
-        found.append(corpus)
-
-    processes.main_rank_first(read)
-    processes.on_all_ranks(lambda: None if found else read())
-    return found[0]
+    if options.is_labelled:
+        return LabelledDataset(options, run, processes)
+    return TextDataset(options, run, progress, processes)
 
 
-def _model(options: TrainOptions, tokenizer: Tokenizer, *, fresh: bool) -> LanguageModel:
+def _model(options: TrainOptions, dataset: Dataset, *, fresh: bool) -> LanguageModel:
     torch.manual_seed(options.seed)
-    model = build_model(options, tokenizer.num_tokens)
+    model = build_model(options, dataset.tokens.num_tokens)
     if fresh and options.init_from is not None:
         source = Run.open(options.init_from)
-        if source.tokenizer().fingerprint != tokenizer.fingerprint:
+        if source.tokens().fingerprint != dataset.tokens.fingerprint:
             raise InputError(
-                f"--init-from is {options.init_from}, a run with another tokenizer; give its tokenizer "
-                "as --tokenizer, or choose another run"
+                f"--init-from is {options.init_from}, a run whose tokens have other numbers; give its tokenizer "
+                "as --tokenizer or its task as --task, or choose another run"
             )
-        start_from(model, source.load_model(tokenizer.num_tokens))
+        start_from(model, source.load_model(dataset.tokens.num_tokens))
     return model
 
 
@@ -150,10 +106,10 @@ def _begin(
     run: Run,
     saver: Saver,
     checkpoint: Checkpoint | None,
-    validation: Validation,
+    dataset: Dataset,
     progress: TrainingProgress,
     processes: Processes,
-) -> XzFigures:
+) -> XzFigures | None:
     """Resumes from the checkpoint, or starts metrics.jsonl; returns the figures of xz on the held-out text."""
     if checkpoint is not None:
         other_walk = saver.resume(checkpoint)
@@ -165,20 +121,21 @@ def _begin(
                 return XzFigures(record["alone"], record["after_training"])
     elif processes.main_rank_first(run.drop_metrics):
         progress.say(f"{run.path} has no checkpoint: training starts from the beginning")
-    xz = processes.main_rank_first(validation.xz)
-    progress.say(f"held-out text in bits/byte: {xz}")
-    processes.main_rank_first(lambda: run.log({"kind": "xz", **asdict(xz)}))
-    return xz
+    reference = processes.main_rank_first(dataset.validation.reference)
+    if reference is not None:
+        progress.say(f"held-out text in bits/byte: {reference}")
+        record = {"kind": "xz", **asdict(reference)}
+        processes.main_rank_first(lambda: run.log(record))
+    return reference
 
 
 @dataclass(frozen=True)
 class _Loop:
     options: TrainOptions
     processes: Processes
-    streams: Streams
+    dataset: Dataset
     trainer: Trainer
-    validation: Validation
-    xz: XzFigures
+    reference: XzFigures | None
     meter: Meter
     run: Run
     saver: Saver
@@ -216,7 +173,8 @@ class _Loop:
             self.progress.say(
                 f"stopped by {stopped.signal.name} after update {trainer.update} of {total}\n"
                 f"to resume: feedback-transformer train --resume --out {self.run.path}\n"
-                f"to generate text with these weights: feedback-transformer generate {self.run.path}"
+                f"to use these weights: feedback-transformer {'eval' if self.options.is_labelled else 'generate'} "
+                f"{self.run.path}"
             )
             return Outcome(trainer.update, stopped.signal)
         return Outcome(trainer.update, None)
@@ -227,8 +185,9 @@ class _Loop:
 
     def _update(self) -> None:
         step = self.trainer.step()
-        before, after = (self.streams.tokens_before(update) for update in (step.update - 1, step.update))
-        self.meter.add(step, after - before)
+        self.meter.add(step)
+        if self.dataset.curriculum is not None and ACCURACY_LAST.name in step.figures:
+            self.dataset.curriculum.observe(step.figures[ACCURACY_LAST.name])
         self.progress.advance(step.update)
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved
@@ -257,28 +216,33 @@ class _Loop:
         record = {**interval.to_dict(), **learned}
         self.processes.main_rank_first(lambda: self.run.log({"kind": "train", **record}))
         self.trackers.log("train", record)
-        self.progress.interval(interval)
+        self.progress.interval(interval, self.dataset.objective.metrics)
 
     def _validate(self) -> None:
-        """Measures the model on the held-out text. All processes must: each may hold a part of the model."""
+        """Measures the model on held-out data. All processes must: each may hold a part of the model."""
         update, model = self.trainer.update, self.trainer.model
         # With several processes, no single one may stop, because the others would wait for it.
         check = self.stop.check if self.processes.count == 1 else _continue
         with self.trainer.autocast():
-            bits_per_byte = self.validation.bits_per_byte(model, check)
-            sample = self.validation.sample(model, update, check)
+            measured = self.dataset.validation.measure(model, check)
+            sample = self.dataset.validation.sample(model, update, check)
         self._save_weights()
-        figures = {"update": update, **self.meter.so_far(), "bits_per_byte": bits_per_byte}
+        figures = {"update": update, **self.meter.so_far(), **measured}
         self.processes.main_rank_first(
             lambda: self._record_validation({"kind": "validation", **figures, "sample": sample})
         )
         self.trackers.log("validation", figures)
-        self.progress.validation(update, bits_per_byte, self.xz, sample)
+        metrics = [metric for metric in self.dataset.objective.metrics if metric.name in measured]
+        text = "  ".join(metric.text(measured[metric.name]) for metric in metrics)
+        self.progress.validation(update, text, self.reference, sample)
         self.meter.resume()
 
     def _record_validation(self, record: dict[str, Any]) -> None:
         self.run.log(record)
-        write_atomically(self.run.curves, curves_png(self.run.metrics(), title=self.run.path.name))
+        write_atomically(self.run.curves, self._curves())
+
+    def _curves(self) -> bytes:
+        return curves_png(self.run.metrics(), title=self.run.path.name, metric=self.run.metric)
 
     def _save_weights(self) -> None:
         weights = self.trainer.weights()

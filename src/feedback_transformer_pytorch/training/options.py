@@ -11,6 +11,7 @@ from ..config import Initialisation, KeyValues, MemoryNorm, MemoryStart, NormPla
 from ..data import stages
 from ..errors import InputError
 from ..model import Implementation
+from ..tasks import SequenceTask, find_task, task_names
 from .schema import OptionInfo, Options, flag
 
 Model = Literal["feedback", "parallel", "transformer-xl"]
@@ -21,6 +22,7 @@ Precision = Literal["fp32", "bf16"]
 Strategy = Literal["ddp", "fsdp"]
 Decay = Literal["cosine", "none"]
 Axis = Literal["update", "tokens", "seconds"]
+LabelledForm = Literal["sequences", "stream"]
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -61,6 +63,16 @@ class TrainOptions(Options):
     heldout: Annotated[list[str], OptionInfo("text to validate on; none: the end of the training text")] = (
         dataclasses.field(default_factory=list)
     )
+    task: Annotated[
+        str | None, OptionInfo(f"a generated task to learn instead of files: {', '.join(task_names())}")
+    ] = None
+    labelled: Annotated[
+        LabelledForm | None,
+        OptionInfo(
+            'the files hold lines {"tokens": [...], "labels": [...]}, which are independent sequences, or parts of '
+            "one stream; null: text"
+        ),
+    ] = None
     text_field: Annotated[str, OptionInfo("field that holds the text in .jsonl files and saved datasets")] = "text"
     reset_documents: Annotated[bool, OptionInfo("empty the memory where a file, line or row begins")] = False
     tokenizer: Annotated[str, OptionInfo("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
@@ -145,6 +157,16 @@ class TrainOptions(Options):
         int | None, OptionInfo("tokens of each stream at first, then doubled up to --block-len; null: off", at_least=1)
     ] = None
     curriculum_updates: Annotated[int, OptionInfo("updates until blocks reach --block-len", at_least=0)] = 0
+    mastery: Annotated[
+        float | None,
+        OptionInfo(
+            "the sequences of a task grow from --first-block-len whenever the running accuracy of their last labels "
+            "reaches this; null: off",
+            above=0,
+            at_most=1,
+        ),
+    ] = None
+    growth: Annotated[float, OptionInfo("factor by which --mastery lets sequences grow", at_least=1)] = 1.25
     lr: Annotated[float, OptionInfo("highest learning rate", above=0)] = 2e-3
     warmup_updates: Annotated[int, OptionInfo("updates in which the learning rate rises to --lr", at_least=0)] = 100
     lr_decay: Annotated[
@@ -184,12 +206,15 @@ class TrainOptions(Options):
                 )
         if self.first_block_len is None and self.curriculum_updates:
             raise InputError(f"--curriculum-updates is {self.curriculum_updates} without --first-block-len; give both")
+        self._check_data()
+        self._check_mastery()
         if self.compile and self.model == "feedback":
             raise InputError(
                 "--compile is given with --model feedback, whose recurrence it does not speed up; leave it out, or "
                 "choose --model parallel or transformer-xl"
             )
-        stages(self.block_len, self.first_block_len, self.curriculum_updates)
+        if self.mastery is None:
+            stages(self.block_len, self.first_block_len, self.curriculum_updates)
         if self.batch_size % self.accumulate:
             raise InputError(f"--accumulate is {self.accumulate}; it must divide --batch-size {self.batch_size}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
@@ -202,16 +227,77 @@ class TrainOptions(Options):
         if unknown:
             raise InputError(f"--trackers has {unknown[0]!r}; it must be one of {', '.join(TRACKERS)}")
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the model learns labels of positions, not the next tokens of text."""
+        return self.task is not None or self.labelled is not None
+
+    def _check_data(self) -> None:
+        if self.task is not None:
+            find_task(self.task)
+            for name, given in (("files", self.files), ("--heldout", self.heldout), ("--labelled", self.labelled)):
+                if given:
+                    raise InputError(f"--task is {self.task!r}, which needs no data, but {name} is {given!r}; give one")
+        if self.labelled is not None and not self.files:
+            raise InputError(f"--labelled is {self.labelled!r} without files; give files of JSON lines, or a --task")
+        if self.is_labelled:
+            for_text = {"tokenizer": self.tokenizer != "bytes", "reset_documents": self.reset_documents}
+            for name, is_given in for_text.items():
+                if is_given:
+                    raise InputError(
+                        f"{flag(name)} is given, but it is for text, and the data has labels; leave it out"
+                    )
+
+    def _check_mastery(self) -> None:
+        if self.mastery is None:
+            return
+        if self.first_block_len is None or self.task is None or self.curriculum_updates:
+            raise InputError(
+                f"--mastery is {self.mastery}; it needs a --task and --first-block-len, and no --curriculum-updates"
+            )
+        if not isinstance(find_task(self.task), SequenceTask):
+            raise InputError(f"--mastery is {self.mastery}, but task {self.task!r} is one stream; leave it out")
+        if self.first_block_len > self.block_len:
+            raise InputError(
+                f"--first-block-len is {self.first_block_len}; it must be at most --block-len {self.block_len}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(Options):
-    """An evaluation: bits per byte of a text under a trained model."""
+    """An evaluation: bits per byte of a text, or the accuracy of labels, under a trained model."""
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
     files: Annotated[
-        list[str], OptionInfo("text to read: files, globs, .gz, .xz, or - for standard input", positional=True)
-    ]
+        list[str],
+        OptionInfo(
+            "what to read, in the form of the training data: files, globs, .gz, .xz, or - for standard input",
+            positional=True,
+        ),
+    ] = dataclasses.field(default_factory=list)
+    task: Annotated[
+        str | None, OptionInfo("a generated task to measure the accuracy of; null: that of the RUN, if it has one")
+    ] = None
+    length: Annotated[
+        int | None, OptionInfo("length of the sequences of a task; null: --block-len of the RUN", at_least=1)
+    ] = None
+    sequences: Annotated[int, OptionInfo("number of sequences of a task", at_least=1)] = 1024
+    rows: Annotated[
+        int | None,
+        OptionInfo(
+            "parts of a text or stream to read side by side, each after some tokens before it; 1 reads from start to "
+            "end, which is exact; null: up to 32",
+            at_least=1,
+        ),
+    ] = None
     mem_len: Annotated[int | None, OptionInfo("memory slots M, if they differ from training", at_least=1)] = None
+    json: Annotated[str | None, OptionInfo("a file to write the figures to")] = None
+    plot: Annotated[str | None, OptionInfo("a PNG file to plot accuracy against position in")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.files and self.task is not None:
+            raise InputError(f"--task is {self.task!r}, and files are given too ({' '.join(self.files)}); give one")
 
 
 @dataclass(frozen=True, kw_only=True)

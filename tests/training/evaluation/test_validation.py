@@ -7,8 +7,8 @@ import torch
 
 from feedback_transformer_pytorch.data import ByteTokenizer, Corpus, Text
 from feedback_transformer_pytorch.training.evaluation import validation as module
-from feedback_transformer_pytorch.training.evaluation.bits_per_byte import bits_per_byte
-from feedback_transformer_pytorch.training.evaluation.validation import Validation
+from feedback_transformer_pytorch.training.evaluation.text_bits import TextBits, text_bits
+from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
 from feedback_transformer_pytorch.training.evaluation.xz import xz_bits_per_byte
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
@@ -31,10 +31,15 @@ def test_the_first_tokens_held_out_are_read_after_the_last_to_learn(
     options: TrainOptions, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, reset_documents: bool
 ) -> None:
     options = dataclasses.replace(options, reset_documents=reset_documents)
-    validation = Validation(options, corpus, ByteTokenizer())
+    validation = TextValidation(options, corpus, ByteTokenizer())
     given: dict[str, Any] = {}
-    monkeypatch.setattr(module, "bits_per_byte", lambda _, tokens, __, **rest: given.update(rest, tokens=tokens))
-    validation.bits_per_byte(build_model(options, 256), lambda: None)
+
+    def read(_: Any, tokens: Any, __: Any, **rest: Any) -> TextBits:
+        given.update(rest, tokens=tokens)
+        return TextBits(30.0, 10)
+
+    monkeypatch.setattr(module, "text_bits", read)
+    assert validation.measure(build_model(options, 256), lambda: None) == {"bits_per_byte": 3.0}
     lead = 2 * options.mem_len
     first = CUT - lead
     assert (given["lead"], given["rows"], validation.num_bytes) == (lead, 200 // options.block_len, 200)
@@ -49,27 +54,28 @@ def test_the_figure_is_that_of_evaluation(options: TrainOptions, corpus: Corpus)
     options = dataclasses.replace(options, block_len=200)
     model = build_model(options, 256)
     blocks: list[None] = []
-    found = Validation(options, corpus, ByteTokenizer()).bits_per_byte(model, lambda: blocks.append(None))
+    found = TextValidation(options, corpus, ByteTokenizer()).measure(model, lambda: blocks.append(None))
     tokens = np.frombuffer(TEXT[CUT - 32 : CUT + 200], np.uint8)
-    assert found == bits_per_byte(model, tokens, ByteTokenizer(), block_len=200, lead=32)
+    expected = text_bits(model, tokens, ByteTokenizer(), block_len=200, lead=32)
+    assert found == {"bits_per_byte": expected.per_byte}
     assert len(blocks) == 2
 
 
 def test_xz_reads_the_same_bytes(options: TrainOptions, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    validation, heldout = Validation(options, corpus, ByteTokenizer()), TEXT[CUT : CUT + 200]
-    figures = validation.xz()
+    validation, heldout = TextValidation(options, corpus, ByteTokenizer()), TEXT[CUT : CUT + 200]
+    figures = validation.reference()
     assert (figures.alone, figures.after_training) == (
         xz_bits_per_byte(heldout),
         xz_bits_per_byte(heldout, TEXT[:CUT]),
     )
     monkeypatch.setattr(module, "XZ_DICTIONARY", CUT + 199)
-    assert validation.xz() == dataclasses.replace(figures, after_training=None)
+    assert validation.reference() == dataclasses.replace(figures, after_training=None)
 
 
 def test_a_sample_is_the_same_for_the_same_update_and_leaves_randomness_alone(
     options: TrainOptions, corpus: Corpus
 ) -> None:
-    model, validation = build_model(options, 256), Validation(options, corpus, ByteTokenizer())
+    model, validation = build_model(options, 256), TextValidation(options, corpus, ByteTokenizer())
     before = torch.get_rng_state()
     samples = [validation.sample(model, update, lambda: None) for update in (1, 1, 2)]
     assert samples[0] == samples[1] != samples[2]

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from feedback_transformer_pytorch.training.objective import ACCURACY, BITS_PER_BYTE
 from feedback_transformer_pytorch.training.reporting import meter as module
 from feedback_transformer_pytorch.training.reporting.meter import Meter
 from feedback_transformer_pytorch.training.updates.trainer import Step
@@ -23,22 +25,36 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def new_meter() -> Meter:
-    return Meter(bits_per_nat=2.0, max_updates=10, device=torch.device("cpu"))
+    return Meter(max_updates=10, device=torch.device("cpu"))
 
 
 def step(update: int, loss: float = 1.0, *, skipped: bool = False) -> Step:
-    return Step(update, loss=loss, grad_norm=2 * loss, lr=0.1 * update, skipped=skipped)
+    return Step(
+        update,
+        loss=loss,
+        grad_norm=2 * loss,
+        lr=0.1 * update,
+        skipped=skipped,
+        tokens=64,
+        block_len=8 * update,
+        figures={"bits_per_byte": 2 * loss},
+    )
 
 
 def test_an_interval_is_the_average_of_its_updates(wait: Callable[[float], None]) -> None:
     meter = new_meter()
     for update, loss in ((1, 1.0), (2, 3.0)):
         wait(0.5)
-        meter.add(step(update, loss), 64)
+        meter.add(step(update, loss))
     interval = meter.take()
-    assert (interval.update, interval.loss, interval.bits_per_byte, interval.grad_norm) == (2, 2.0, 4.0, 4.0)
+    assert (interval.update, interval.loss, interval.figures, interval.grad_norm) == (
+        2,
+        2.0,
+        {"bits_per_byte": 4.0},
+        4.0,
+    )
     assert (interval.tokens, interval.seconds, interval.tokens_per_second) == (128, 1.0, 128.0)
-    assert (interval.lr, interval.seconds_left, interval.skipped) == (0.2, 4.0, 0)
+    assert (interval.lr, interval.block_len, interval.seconds_left, interval.skipped) == (0.2, 16, 4.0, 0)
     assert interval.peak_memory_bytes > 10**6
 
 
@@ -46,7 +62,7 @@ def test_each_interval_starts_afresh_and_totals_go_on(wait: Callable[[float], No
     meter = new_meter()
     for update, loss in ((1, 1.0), (2, 3.0)):
         wait(2)
-        meter.add(step(update, loss), 64)
+        meter.add(step(update, loss))
         interval = meter.take()
     assert (interval.loss, interval.tokens_per_second) == (3.0, 32.0)
     assert (interval.tokens, interval.seconds) == (128, 4.0)
@@ -62,7 +78,7 @@ def test_only_time_of_training_counts(wait: Callable[[float], None]) -> None:
     wait(4)
     meter.resume()
     wait(8)
-    meter.add(step(1), 64)
+    meter.add(step(1))
     assert meter.take().seconds == 10
 
 
@@ -71,7 +87,7 @@ def test_skipped_updates_are_counted_and_left_out_of_the_averages(wait: Callable
     in_row = []
     for update, skipped in enumerate((True, True, False, True), 1):
         wait(1)
-        meter.add(step(update, torch.nan if skipped else 1.5, skipped=skipped), 64)
+        meter.add(step(update, torch.nan if skipped else 1.5, skipped=skipped))
         in_row.append(meter.skipped_in_row)
     interval = meter.take()
     assert in_row == [1, 2, 0, 1]
@@ -82,7 +98,7 @@ def test_skipped_updates_are_counted_and_left_out_of_the_averages(wait: Callable
 def test_without_an_update_that_was_learnt_from_there_is_no_interval() -> None:
     meter = new_meter()
     assert meter.take() is None
-    meter.add(step(1, torch.nan, skipped=True), 64)
+    meter.add(step(1, torch.nan, skipped=True))
     assert meter.take() is None
 
 
@@ -90,12 +106,12 @@ def test_another_meter_goes_on_exactly(wait: Callable[[float], None]) -> None:
     def go_on(meter: Meter) -> None:
         for update in (4, 5):
             wait(0.3)
-            meter.add(step(update, 0.7), 64)
+            meter.add(step(update, 0.7))
 
     first = new_meter()
     for update, skipped in ((1, True), (2, False), (3, True)):
         wait(0.1)
-        first.add(step(update, 1 / 3, skipped=skipped), 64)
+        first.add(step(update, 1 / 3, skipped=skipped))
     state = json.loads(json.dumps(first.state()))
     second = new_meter()
     second.restore(state)
@@ -110,8 +126,27 @@ def test_another_meter_goes_on_exactly(wait: Callable[[float], None]) -> None:
 
 def test_skipped_updates_are_shown() -> None:
     meter = new_meter()
-    meter.add(step(1), 64)
-    assert "skipped" not in str(meter.take())
-    meter.add(step(2, skipped=True), 64)
-    meter.add(step(3), 64)
-    assert str(meter.take()).endswith("left  1 skipped")
+    meter.add(step(1))
+    assert "skipped" not in meter.take().text([])
+    meter.add(step(2, skipped=True))
+    meter.add(step(3))
+    assert meter.take().text([BITS_PER_BYTE]).endswith("left  1 skipped")
+
+
+def test_a_figure_is_averaged_over_the_updates_that_have_it() -> None:
+    meter = new_meter()
+    for update, figures in enumerate(({"accuracy": 0.5}, {}, {"accuracy": 1.0}), 1):
+        meter.add(dataclasses.replace(step(update), figures=figures))
+    interval = meter.take()
+    assert interval.figures == {"accuracy": 0.75}
+    assert interval.to_dict()["accuracy"] == 0.75
+    assert "75.00% right" in interval.text([ACCURACY, BITS_PER_BYTE])
+
+
+def test_the_state_of_version_0_1_0_has_no_figures() -> None:
+    meter = new_meter()
+    state = meter.state()
+    del state["figures"]
+    meter.restore(state)
+    meter.add(step(1))
+    assert meter.take().figures == {"bits_per_byte": 2.0}

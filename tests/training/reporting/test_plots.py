@@ -4,7 +4,8 @@ from typing import Any, Literal
 import pytest
 
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.training.reporting.plots import comparison_png, curves_png
+from feedback_transformer_pytorch.training.objective import ACCURACY, BITS_PER_BYTE
+from feedback_transformer_pytorch.training.reporting.plots import accuracy_png, comparison_png, curves_png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -30,11 +31,11 @@ def test_curves_are_a_picture(after_training: float | None) -> None:
         {"kind": "train", "update": 2, "bits_per_byte": 4.0},
         {"kind": "validation", "update": 2, "bits_per_byte": 3.0},
     ]
-    assert curves_png(metrics, title="run").startswith(PNG)
+    assert curves_png(metrics, title="run", metric=BITS_PER_BYTE).startswith(PNG)
 
 
 def test_there_may_be_nothing_to_draw_yet() -> None:
-    assert curves_png([], title="run").startswith(PNG)
+    assert curves_png([], title="run", metric=BITS_PER_BYTE).startswith(PNG)
 
 
 def test_layer_weights_have_a_panel_of_their_own() -> None:
@@ -42,19 +43,21 @@ def test_layer_weights_have_a_panel_of_their_own() -> None:
     for record in weighted:
         if record["kind"] == "train":
             record["layer_weights"] = [0.5, 0.3, 0.2]
-    picture = curves_png(weighted, title="run")
-    assert height(picture) > height(curves_png(plain, title="run"))
+    picture = curves_png(weighted, title="run", metric=BITS_PER_BYTE)
+    assert height(picture) > height(curves_png(plain, title="run", metric=BITS_PER_BYTE))
 
 
 @pytest.mark.parametrize("x", ["update", "tokens", "seconds"])
 def test_a_comparison_is_a_picture(x: Literal["update", "tokens", "seconds"]) -> None:
     runs = [("slow", metrics(rate=0.5)), ("fast", metrics(rate=2.0)), ("not begun", [])]
-    assert comparison_png(runs, x=x).startswith(PNG)
+    assert comparison_png(runs, x=x, metric=BITS_PER_BYTE).startswith(PNG)
 
 
 def test_each_run_changes_the_comparison() -> None:
     slow, fast = ("run", metrics(rate=0.5)), ("run", metrics(rate=2.0))
-    pictures = [comparison_png(runs, x="tokens") for runs in ([slow], [fast], [slow, fast], [fast, slow])]
+    pictures = [
+        comparison_png(runs, x="tokens", metric=BITS_PER_BYTE) for runs in ([slow], [fast], [slow, fast], [fast, slow])
+    ]
     assert len(set(pictures)) == 4
 
 
@@ -62,8 +65,8 @@ def test_each_run_changes_the_comparison() -> None:
 def test_a_run_without_what_to_draw_over_is_named(x: Literal["tokens", "seconds"]) -> None:
     runs = [("new", metrics()), ("old", without(x, metrics()))]
     with pytest.raises(InputError, match=f"^old: a line of metrics.jsonl has no number as '{x}'; fix or delete it$"):
-        comparison_png(runs, x=x)
-    assert comparison_png(runs, x="update").startswith(PNG)
+        comparison_png(runs, x=x, metric=BITS_PER_BYTE)
+    assert comparison_png(runs, x="update", metric=BITS_PER_BYTE).startswith(PNG)
 
 
 def height(png: bytes) -> int:
@@ -73,4 +76,14 @@ def height(png: bytes) -> int:
 
 def test_a_validation_that_is_not_finite_leaves_the_picture_to_the_others() -> None:
     records = [{"kind": "validation", "update": update, "bits_per_byte": math.nan} for update in (10, 20)]
-    assert curves_png([*metrics(), *records], title="run").startswith(b"\x89PNG")
+    assert curves_png([*metrics(), *records], title="run", metric=BITS_PER_BYTE).startswith(b"\x89PNG")
+
+
+def test_an_interval_without_a_label_is_left_out() -> None:
+    records = [{"kind": "train", "update": 1, "accuracy": 0.5}, {"kind": "train", "update": 2}]
+    assert curves_png(records, title="run", metric=ACCURACY) == curves_png(records[:1], title="run", metric=ACCURACY)
+
+
+def test_accuracy_against_position_is_a_picture() -> None:
+    assert accuracy_png([1.0, None, 0.5], title="run").startswith(PNG)
+    assert accuracy_png([1.0, None, 0.5], title="run") != accuracy_png([1.0, 0.5, None], title="run")

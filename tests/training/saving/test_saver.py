@@ -30,7 +30,7 @@ class Training:
 
     def go_on(self, updates: int) -> None:
         for _ in range(updates):
-            self.meter.add(self.trainer.step(), 64)
+            self.meter.add(self.trainer.step())
 
     def save_each(self, updates: int) -> list[int]:
         for _ in range(updates):
@@ -46,9 +46,9 @@ def start(trainer_of: Callable[[TrainOptions], Trainer], processes: Processes) -
     def start(options: TrainOptions, **changes: str) -> Training:
         run = Run.open(options.out) if options.resume else Run.create(options, ByteTokenizer())
         trainer = trainer_of(options)
-        meter = Meter(bits_per_nat=1.0, max_updates=options.max_updates, device=processes.device)
+        meter = Meter(max_updates=options.max_updates, device=processes.device)
         fingerprints = Fingerprints(**{"data": "d" * 64, "tokenizer": "bytes", **changes})
-        return Training(run, trainer, meter, Saver(options, run, trainer, meter, fingerprints, processes))
+        return Training(run, trainer, meter, Saver(options, run, trainer, meter, None, fingerprints, processes))
 
     return start
 

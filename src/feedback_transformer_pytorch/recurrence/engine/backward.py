@@ -9,7 +9,6 @@ from ..layout.plan import Segment
 from ..layout.tape import Values
 from ..layout.workspace import Workspace
 from ..ops.chunk import Chunk
-from ..ops.cross_attention import CrossAttentionOps
 from ..ops.key_value_gradient import KeyValueGradient
 from ..request import Walked
 from .protocols import BackwardSteps, StoredGradients
@@ -56,8 +55,7 @@ class _BackwardWalk:
         walk, plan = self.walk, self.plan
         grad_x = torch.empty_like(self.states[0])
         for blocks in reversed(plan.chunks):
-            segments = [segment for block in blocks for segment in block]
-            chunk = self._chunk(segments)
+            chunk = self._chunk(blocks)
             if self.recompute:
                 self._recompute(chunk)
             stored = self._stored(chunk)
@@ -66,26 +64,26 @@ class _BackwardWalk:
             self.steps.begin(chunk, stored)
             self._walk_blocks(blocks)
             self._accumulate(chunk, stored)
-            grad_x[segments[0].rows.start : segments[-1].rows.stop] = chunk.grad_states[0]
+            grad_x[chunk.segments[0].rows.start : chunk.segments[-1].rows.stop] = chunk.grad_states[0]
         self.steps.finish()
         grad_keys, grad_values = walk.buffer.carried_gradient(self.memory.total, walk.keys.dtype)
         found = {"x": plan.from_rows(grad_x), "keys": grad_keys, "values": grad_values}
         for stage in walk.stages:
-            if isinstance(stage.ops, CrossAttentionOps):
-                found["context"] = stage.ops.grad_context
+            found |= stage.ops.input_gradients()
         return found | walk.gradients(self.grad_bias, self.grad_mix)
 
-    def _chunk(self, segments: list[Segment]) -> Chunk:
+    def _chunk(self, blocks: list[list[Segment]]) -> Chunk:
         layout, get = self.layout, self.workspace.get
+        segments = [segment for block in blocks for segment in block]
         rows = slice(segments[0].rows.start, segments[-1].rows.stop)
         states = self.states[:, rows]
         values = layout.part(self.values, segments, self.plan.segments)
         if self.recompute:
-            values = layout.empty(layout.kept, segments, states) | values
+            values = layout.empty(layout.saved, segments, states) | values
         names = [stage.name for stage in self.walk.stages]
         shape = (self.walk.config.depth, states.shape[1], states.shape[2])
         return Chunk(
-            segments=segments,
+            blocks=blocks,
             counts=[segment.rows.stop - segment.rows.start for segment in segments],
             names=names,
             has_keys=self.walk.buffer.has_keys(segments),

@@ -18,7 +18,7 @@ class Derived(NamedTuple):
     Attributes:
         mix: (L+1,), the weights of the states in what is stored; None where it is the top layer's.
         terms: what distances below M+S add to the scores.
-        spans: (L, H, M+S), the part of its probability that a key at each distance keeps; None without adaptive spans.
+        spans: (L, H, M+S), the soft mask of each distance; None without adaptive spans.
         reach: (L,), the largest distance that each layer sees; None without adaptive spans.
         memory_weight: (K*2*G*E, D), of all banks, keys first in each, with the gains of the memory's norms in it; None
             where it is the shared projection as it is.
@@ -52,8 +52,9 @@ class _Derive(nn.Module):
         spans = reach = None
         if config.adaptive_span:
             steps = torch.arange(distances, device=stack.layer_weight.device)
-            kept = [block.attention.span.kept(steps) for block in stack.blocks if block.attention.span is not None]
-            spans, reach = torch.stack(kept), torch.stack(stack.reaches())
+            modules = [block.attention.span for block in stack.blocks]
+            spans = torch.stack([span.soft_mask(steps) for span in modules if span is not None])
+            reach = torch.stack(stack.reaches())
         return Derived(mix, stack.position(distances), spans, reach, *_memory(stack))
 
 

@@ -16,8 +16,8 @@ def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, v
 
     Args:
         make_steps: what walks the steps.
-        states: (L+1, T*B, D), written with the input of every layer and the top; None to keep nothing.
-        values: written: what is kept, and dropout masks; or masks alone; or None.
+        states: (L+1, T*B, D), written with the input of every layer and the top; None to save nothing.
+        values: written: what is saved, and dropout masks; or masks alone; or None.
     """
     plan, x = walk.plan, walk.x
     segments, rows = plan.segments, plan.to_rows(x)

@@ -42,9 +42,8 @@ class ForwardSteps(Protocol):
         """Sets up.
 
         Args:
-            states: (L+1, T*B, D), of all segments; None to keep nothing.
-            values: what is kept of all segments, dropout masks among it; without what is kept, dropout masks alone, or
-                None.
+            states: (L+1, T*B, D), of all segments; None to save nothing.
+            values: what is saved of all segments, dropout masks among it; or dropout masks alone; or None.
         """
 
     def step(self, segment: Segment, state: Tensor) -> None:

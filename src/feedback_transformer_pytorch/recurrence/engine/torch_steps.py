@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..layout.plan import Segment
 from ..layout.tape import Step, Values
-from ..ops.attention import AttentionOps
 from ..ops.chunk import Chunk
 from ..ops.key_value_gradient import KeyValueGradient
 from .protocols import StoredGradients
@@ -28,16 +27,16 @@ class TorchForwardSteps:
         self._workspace: dict[int, list[Step]] = {}
 
     def _at(self, segment: Segment) -> list[Step]:
-        """The views of a segment; what is not kept is written to the same place by all segments of one length."""
-        kept = [] if self._steps is None else self._steps[segment.index]
-        if kept and len(kept[0]) > len(self._walk.layout.masks):
-            return kept
+        """The views of a segment; what is not saved is written to the same place by all segments of one length."""
+        steps = [] if self._steps is None else self._steps[segment.index]
+        if steps and len(steps[0]) > len(self._walk.layout.masks):
+            return steps
         if segment.length not in self._workspace:
             layout = self._walk.layout
-            scratch = layout.empty(layout.kept, [segment], self._walk.x)
+            scratch = layout.empty(layout.saved, [segment], self._walk.x)
             self._workspace[segment.length] = layout.steps([segment], scratch)[0]
         scratch_steps = self._workspace[segment.length]
-        return [{**step, **masks} for step, masks in zip(scratch_steps, kept, strict=True)] if kept else scratch_steps
+        return [{**step, **masks} for step, masks in zip(scratch_steps, steps, strict=True)] if steps else scratch_steps
 
     def step(self, segment: Segment, state: Tensor) -> None:
         walk, window, layers = self._walk, self._walk.buffer.window(segment), state.unbind(0)
@@ -68,8 +67,7 @@ class TorchBackwardSteps:
     def __init__(self, walk: Walk, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
         self._walk, self._memory = walk, memory
         for stage in walk.stages:
-            if isinstance(stage.ops, AttentionOps):
-                stage.ops.memory, stage.ops.grad_bias = memory, grad_bias
+            stage.ops.begin_backward(memory, grad_bias)
         mix = walk.mix_weight
         self._mix = None if mix is None else mix.to(walk.x.dtype).unbind(0)
 

@@ -1,6 +1,6 @@
 """The walk through time over the ops of all layers: what both directions share.
 
-What is sequential is kept small: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
+Little is sequential: forward, the steps; backward, the steps' input gradients. Keys and values lie in one
 buffer whose windows are views. The gradients of parameters, and of keys and values, wait for many steps and are then
 large products. docs/design.md, section 4, has the counts.
 """
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...layers import Attention, CrossAttention, FeedForward, Sublayer
+from ...layers import Attention, ContextKeysValues, CrossAttention, FeedForward, Sublayer
 from ...position import DistanceBias
 from ...segments import Visibility
 from ..layout.buffer import MemoryBuffer
 from ..layout.plan import Plan, Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Layout
+from ..layout.tape import Layout, Saved
 from ..ops.attention import AttentionOps
 from ..ops.cross_attention import CrossAttentionOps
 from ..ops.feedforward import FeedForwardOps
@@ -43,6 +43,8 @@ class WalkSpec(NamedTuple):
     Attributes:
         out_dtype: the type of the keys and values that come out.
         training: whether dropout is on.
+        made_context: the keys and values of the context, where they were made before; None where the context itself is
+            among the tensors, and where there is none.
     """
 
     stack: Stack
@@ -51,23 +53,24 @@ class WalkSpec(NamedTuple):
     context_mask: Tensor | None
     out_dtype: torch.dtype
     training: bool
+    made_context: ContextKeysValues | None
 
     @classmethod
     def of(
         cls, stack: Stack, request: WalkRequest, plan: Plan, out_dtype: torch.dtype, precision: Precision
     ) -> WalkSpec:
         """That of a request, in the types of `precision`."""
-        config, kept, masks = stack.config, dict[str, Kept](), dict[str, Kept]()
-        count = () if request.context is None else (request.context.shape[1],)
+        config, saved, masks = stack.config, dict[str, Saved](), dict[str, Saved]()
+        made = request.context if isinstance(request.context, ContextKeysValues) else None
         for number, (name, module) in enumerate(stack.blocks[0].sublayers()):
-            ops: Any = kind_of(module).ops
-            extra = count if isinstance(module, CrossAttention) else ()
-            kept |= Residual.kept(name, number, config, request.x.dtype)
-            kept |= {f"{name}.{key}": kind for key, kind in ops.kept(config, precision, *extra).items()}
+            ops = kind_of(module).ops
+            saved |= Residual.saved(name, number, config, request.x.dtype)
+            saved |= {f"{name}.{key}": kind for key, kind in ops.saved(config, precision).items()}
             if stack.training:
-                masks |= {f"{name}.{key}": kind for key, kind in ops.masks(config, precision, *extra).items()}
-        layout = Layout(config, plan, precision, kept, masks)
-        return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training)
+                found = ops.masks(config, precision, request.context_tokens)
+                masks |= {f"{name}.{key}": kind for key, kind in found.items()}
+        layout = Layout(config, plan, precision, saved, masks)
+        return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training, made)
 
     @property
     def carries_states(self) -> bool:
@@ -77,8 +80,9 @@ class WalkSpec(NamedTuple):
 
 def inputs_of(stack: Stack, request: WalkRequest) -> dict[str, Tensor | None]:
     """All tensors of a walk that may have gradients: those of the request, and the parameters, by name."""
+    context = None if isinstance(request.context, ContextKeysValues) else request.context
     tensors: dict[str, Tensor | None] = dict(
-        zip(INPUTS, (request.x, request.keys, request.values, request.context), strict=True)
+        zip(INPUTS, (request.x, request.keys, request.values, context), strict=True)
     )
     return tensors | dict(stack.named_parameters())
 
@@ -245,8 +249,8 @@ def _attention(walk: Walk, modules: list[Any], names: list[str]) -> SublayerOps:
 
 
 def _cross_attention(walk: Walk, modules: list[Any], names: list[str]) -> SublayerOps:
-    assert walk.context is not None
-    context = walk.context.detach()
+    context = walk.spec.made_context if walk.context is None else walk.context.detach()
+    assert context is not None
     return CrossAttentionOps(walk.parameters, modules, names, walk.layout, context, walk.spec.context_mask)
 
 
@@ -258,7 +262,7 @@ class SublayerKind(NamedTuple):
     """What computes a sub-layer.
 
     Attributes:
-        ops: the class, which says what is kept.
+        ops: the class, which says what is saved.
         build: sets it up for a walk, from the modules of all layers and their names.
     """
 

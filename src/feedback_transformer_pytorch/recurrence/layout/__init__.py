@@ -1,1 +1,1 @@
-"""How a walk is laid out: segments, the memory buffer, what is kept for the backward pass, and in which types."""
+"""How a walk is laid out: segments, the memory buffer, what is saved for the backward pass, and in which types."""

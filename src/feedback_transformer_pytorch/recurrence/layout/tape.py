@@ -1,4 +1,4 @@
-"""What the forward walk keeps for the backward walk, and the views of it that each step reads and writes."""
+"""What the forward walk saves for the backward walk, and the views of it that each step reads and writes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ...config import FeedbackConfig
 from .plan import Plan, Segment
 from .precision import Precision
 
-# What is kept, by "sub-layer.name": of all layers, for some segments. None where no segment has it.
+# What is saved, by "sub-layer.name": of all layers, for some segments. None where no segment has it.
 Values: TypeAlias = dict[str, Tensor | None]
 # The views of one layer and segment.
 Step: TypeAlias = dict[str, Tensor | None]
 
 
-class Kept(NamedTuple):
-    """Something that a sub-layer keeps of every step, in every layer.
+class Saved(NamedTuple):
+    """Something that a sub-layer saves of every step, in every layer.
 
     Attributes:
         per: "row": (L, R, width) for the R rows of the segments. "local row": the same, but not of segments of a
@@ -35,24 +35,24 @@ class Kept(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The shapes of what is kept.
+    """The shapes of what is saved.
 
     Attributes:
-        kept: what is kept, by "sub-layer.name".
+        saved: what is saved, by "sub-layer.name".
         masks: dropout masks, likewise.
     """
 
     config: FeedbackConfig
     plan: Plan
     precision: Precision
-    kept: Mapping[str, Kept]
-    masks: Mapping[str, Kept]
+    saved: Mapping[str, Saved]
+    masks: Mapping[str, Saved]
 
-    def empty(self, kinds: Mapping[str, Kept], segments: Sequence[Segment], like: Tensor) -> Values:
+    def empty(self, kinds: Mapping[str, Saved], segments: Sequence[Segment], like: Tensor) -> Values:
         """Unwritten tensors for these segments, on the device of `like`."""
         return {name: self._empty(kind, segments, like) for name, kind in kinds.items()}
 
-    def _empty(self, kind: Kept, segments: Sequence[Segment], like: Tensor) -> Tensor | None:
+    def _empty(self, kind: Saved, segments: Sequence[Segment], like: Tensor) -> Tensor | None:
         if kind.per == "score":
             return like.new_empty(sum(self.score_counts(segments)), dtype=kind.dtype)
         if kind.per == "local row" and all(segment.length == 1 for segment in segments):
@@ -65,7 +65,7 @@ class Layout(NamedTuple):
         first, offset = self.rows(before), sum(self.score_counts(before))
         rows = slice(first, first + self.rows(segments))
         scores = slice(offset, offset + sum(self.score_counts(segments)))
-        kinds = {**self.kept, **self.masks}
+        kinds = {**self.saved, **self.masks}
         return {
             name: None if value is None else value[scores] if kinds[name].per == "score" else value[:, rows]
             for name, value in values.items()
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
 
     def steps(self, segments: Sequence[Segment], values: Values) -> list[list[Step]]:
         """For each segment, for each layer, its views of values that are laid out for these segments."""
-        kinds = {**self.kept, **self.masks}
+        kinds = {**self.saved, **self.masks}
         found: list[list[Step]] = [[{} for _ in range(self.config.depth)] for _ in segments]
         for name, value in values.items():
             views = self._views(kinds[name], segments, value)
@@ -82,7 +82,7 @@ class Layout(NamedTuple):
                     step[name] = view
         return found
 
-    def _views(self, kind: Kept, segments: Sequence[Segment], value: Tensor | None) -> list[Sequence[Tensor | None]]:
+    def _views(self, kind: Saved, segments: Sequence[Segment], value: Tensor | None) -> list[Sequence[Tensor | None]]:
         """For each segment, for each layer, a view."""
         none = [None] * self.config.depth
         if value is None:
@@ -98,7 +98,7 @@ class Layout(NamedTuple):
         return [none if segment.length == 1 else view for segment, view in zip(segments, views, strict=True)]
 
     def scores(self, segments: Sequence[Segment], flat: Tensor) -> list[Tensor]:
-        """For each segment the view (L, BG, Q, n + local) of what is kept per score."""
+        """For each segment the view (L, BG, Q, n + local) of what is saved per score."""
         parts = flat.split(self.score_counts(segments))
         return [
             part.view(self.config.depth, self.groups, -1, self.plan.slots + segment.local)

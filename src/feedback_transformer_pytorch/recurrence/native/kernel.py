@@ -46,7 +46,7 @@ class Kernel:
         self.forward, self.backward = getattr(compiled, f"forward_{name}"), getattr(compiled, f"backward_{name}")
         self.end_block = getattr(compiled, f"end_block_{name}")
         self._transposed = transposed
-        self._kept: list[Any] = []
+        self._references: list[Any] = []
         groups = config.kv_heads or config.heads
         rows = max(plan.row_counts)
         weights = (3 * config.hidden_dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
@@ -87,8 +87,8 @@ class Kernel:
         if walk.memory_norm is not None:
             norm = self._norm(walk.memory_norm)
             self.model.memory_norm = ctypes.addressof(norm)
-            self._kept.append(norm)
-        self._kept.append(layers)
+            self._references.append(norm)
+        self._references.append(layers)
 
     def _fill(self, filled: structures.LayerWeights, walk: Walk, layer: int) -> None:
         attention, feedforward = sublayers(walk)
@@ -106,10 +106,10 @@ class Kernel:
             biases = (None, None) if bias is None else bias.chunk(2)
             filled.value, filled.gate = map(self._linear, weight.chunk(2), biases)
 
-    def _norm(self, norm: Norm) -> structures.Norm:
-        return structures.Norm(self._address(norm.weight), self._address(norm.bias), norm.eps)
+    def _norm(self, norm: Norm) -> structures.NormWeights:
+        return structures.NormWeights(self._address(norm.weight), self._address(norm.bias), norm.eps)
 
-    def _linear(self, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> structures.Linear:
+    def _linear(self, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> structures.PackedLinear:
         if self._transposed:
             weight, bias = weight.t(), None
         outputs, inputs = weight.shape
@@ -118,12 +118,12 @@ class Kernel:
         packed = weight.new_empty(panels, depth, self._panel, dtype=self._packed_dtype)
         self._pack(weight.data_ptr(), outputs, inputs, *weight.stride(), scale, packed.data_ptr(), self._threads)
         bias_address = None if bias is None else self._address(bias)
-        return structures.Linear(self._address(packed), bias_address, inputs, outputs, self._streams)
+        return structures.PackedLinear(self._address(packed), bias_address, inputs, outputs, self._streams)
 
     def _address(self, tensor: Tensor) -> int:
-        """The address of a contiguous tensor, which is kept."""
+        """The address of a contiguous tensor, which lives as long as this."""
         tensor = tensor.contiguous()
-        self._kept.append(tensor)
+        self._references.append(tensor)
         return tensor.data_ptr()
 
 

@@ -24,7 +24,7 @@ class _Tables:
     """Points the layers of a structure at tensors, and moves them from segment to segment."""
 
     def __init__(self) -> None:
-        self._kept: list[Any] = []
+        self._references: list[Any] = []
         self._by_row: list[tuple[Layers, int]] = []
         self._by_score: list[Layers] = []
 
@@ -43,9 +43,9 @@ class _Tables:
     def fixed(self, layers: Layers, tensors: Iterable[Tensor]) -> None:
         """A tensor of each layer that each segment uses from its start."""
         tensors = list(tensors)
-        self._kept += [tensors, point(layers, tensors)]
+        self._references += [tensors, point(layers, tensors)]
 
-    def values(self, at: structures.Segment, values: Values, count: int) -> None:
+    def values(self, at: structures.SegmentData, values: Values, count: int) -> None:
         """Values that both directions use, for segments with `count` scores."""
         q, out, probabilities = (values[f"attention.{name}"] for name in ("q", "out", "probabilities"))
         assert q is not None
@@ -58,7 +58,7 @@ class _Tables:
             self.rows(at.local_kv, local)
         self.scores(at.probabilities, probabilities, count, len(q))
 
-    def masks(self, at: structures.Segment, hidden_mask: Layers, values: Values, count: int, depth: int) -> None:
+    def masks(self, at: structures.SegmentData, hidden_mask: Layers, values: Values, count: int, depth: int) -> None:
         """Dropout masks, for segments with `count` scores."""
         mask = values.get("attention.mask")
         if mask is not None:
@@ -75,8 +75,8 @@ class _Tables:
             layers.offset = score
 
 
-def _fill(at: structures.Segment, walk: Walk, segment: Segment) -> list[Tensor | None]:
-    """Fills in what a segment sees, and returns what must be kept for the call."""
+def _fill(at: structures.SegmentData, walk: Walk, segment: Segment) -> list[Tensor | None]:
+    """Fills in what a segment sees, and returns what must live until the call is over."""
     plan, buffer = walk.plan, walk.buffer
     filled, local = plan.filled(segment), segment.local
     at.length, at.local, at.masked_slots = segment.length, local, plan.slots - filled
@@ -118,14 +118,14 @@ class KernelForwardSteps:
             self._calls[segment.length] = self._prepare(segment, state)
         at, moving, _ = self._calls[segment.length]
         moving.move(segment.rows.start, self._scores[segment.index])
-        kept = _fill(at.segment, self._walk, segment)
+        references = _fill(at.segment, self._walk, segment)
         to_slots = self._walk.plan.slots * self._slot_bytes
         at.new_keys, at.new_values = at.segment.keys + to_slots, at.segment.values + to_slots
         self._kernel.forward(ctypes.byref(self._kernel.model), ctypes.byref(at))
-        del kept
+        del references
 
     def _prepare(self, segment: Segment, state: Tensor) -> tuple[structures.Forward, _Tables, Any]:
-        """For segments of this length, a structure, what moves with the segment, and what must be kept."""
+        """For segments of this length, a structure, what moves with the segment, and what must live as long."""
         layout, x = self._walk.layout, self._walk.x
         at, moving, resting = structures.Forward(), _Tables(), _Tables()
         if self._states is None:
@@ -134,7 +134,7 @@ class KernelForwardSteps:
             moving.rows(at.states, self._states)
         values, tables = self._values, moving
         if "attention.q" not in values:
-            values, tables = layout.empty(layout.kept, [segment], x), resting
+            values, tables = layout.empty(layout.saved, [segment], x), resting
         (count,) = layout.score_counts([segment])
         tables.values(at.segment, values, count)
         middle, hidden = values["feedforward.input"], values["feedforward.hidden"]
@@ -175,7 +175,7 @@ class KernelBackwardSteps:
         at, tables = self._calls[segment.length]
         row = segment.rows.start - chunk.segments[0].rows.start
         tables.move(row, self._scores[index])
-        kept = _fill(at.segment, walk, segment)
+        references = _fill(at.segment, walk, segment)
         at.grad_top, at.grad_mixed = _row(stored.grad_tops, row), _row(stored.grad_mixed, row)
         at.grad_kv = _row(stored.grad_kv, row)
         if stored.moments is not None:
@@ -186,7 +186,7 @@ class KernelBackwardSteps:
         at.grad_scores_band, at.operands = memory.grad_scores_band.data_ptr(), memory.operands.data_ptr()
         at.place, at.places, at.columns = place, memory.grad_scores_band.shape[2], memory.grad_scores_band.shape[5]
         self._kernel.backward(ctypes.byref(self._kernel.model), ctypes.byref(at))
-        del kept
+        del references
         if walk.config.position == "legacy" and self._bias is not None:
             walk.buffer.add_bias_gradient(segment, self._scores_workspace[segment.length], self._bias)
 

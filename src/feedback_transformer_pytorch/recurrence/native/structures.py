@@ -26,7 +26,7 @@ class Layers(ctypes.Structure):
 
 
 def point(layers: Layers, tensors: Iterable[Tensor]) -> Any:
-    """Points at these tensors, and returns what must be kept, as they must, for as long as it is used."""
+    """Points at these tensors, and returns what must live, as they must, for as long as it is used."""
     addresses = [tensor.data_ptr() for tensor in tensors]
     table = (ctypes.c_void_p * len(addresses))(*addresses)
     layers.tensors, layers.offset = ctypes.addressof(table), 0
@@ -37,19 +37,19 @@ def _layers(names: str) -> list[_Field]:
     return [(name, Layers) for name in names.split()]
 
 
-class Linear(ctypes.Structure):
+class PackedLinear(ctypes.Structure):
     _fields_ = [*_addresses("panels bias"), *_numbers("inputs outputs streams")]
 
 
-class Norm(ctypes.Structure):
+class NormWeights(ctypes.Structure):
     _fields_ = [*_addresses("weight bias"), ("eps", ctypes.c_double)]
 
 
 class LayerWeights(ctypes.Structure):
     _fields_ = [
-        ("norm_attention", Norm),
-        ("norm_feedforward", Norm),
-        *((name, Linear) for name in ("to_q", "to_out", "value", "gate", "from_hidden")),
+        ("norm_attention", NormWeights),
+        ("norm_feedforward", NormWeights),
+        *((name, PackedLinear) for name in ("to_q", "to_out", "value", "gate", "from_hidden")),
     ]
 
 
@@ -57,13 +57,13 @@ class Model(ctypes.Structure):
     _fields_ = [
         *_numbers("threads layers batch groups heads_per_group width dim hidden slots pair_stride"),
         *_addresses("blocks"),
-        ("to_kv", Linear),
+        ("to_kv", PackedLinear),
         *_addresses("mix memory_norm position position_t bucket_starts bucket_of"),
         *_numbers("farthest"),
     ]
 
 
-class Segment(ctypes.Structure):
+class SegmentData(ctypes.Structure):
     _fields_ = [
         *_numbers("length local masked_slots"),
         *_addresses("keys values bias has_keys weights"),
@@ -73,7 +73,7 @@ class Segment(ctypes.Structure):
 
 class Forward(ctypes.Structure):
     _fields_ = [
-        ("segment", Segment),
+        ("segment", SegmentData),
         *_layers("states middle hidden hidden_mask"),
         *_addresses("new_keys new_values normed product kv"),
     ]
@@ -81,7 +81,7 @@ class Forward(ctypes.Structure):
 
 class Backward(ctypes.Structure):
     _fields_ = [
-        ("segment", Segment),
+        ("segment", SegmentData),
         *_addresses("grad_top"),
         *_layers("grad_states grad_middle states middle mean_a rstd_a mean_f rstd_f hidden hidden_mask product"),
         *_layers("grad_hidden grad_normed_f grad_normed_a grad_q grad_local grad_scores grad_products"),

@@ -12,7 +12,7 @@ from ...layers import Attention, dropout_mask
 from ..layout.buffer import MemoryBuffer, Window
 from ..layout.plan import Plan, Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Layout, Step
+from ..layout.tape import Layout, Saved, Step
 from ..layout.workspace import Workspace
 from .attention_core import AttentionCore, LocalKeysValues
 from .chunk import Chunk
@@ -27,16 +27,12 @@ class AttentionOps(SublayerOps):
     """The attention of all layers.
 
     Attributes:
-        memory: the gradient of keys and values, which the backward walk hands over before it starts.
-        grad_bias: (H, M+S), what the gradients of the biases are added to; likewise. None for none.
         inputs: by layer (Rc, D), of a prepared chunk; likewise the gradients that steps write: grad_q (Rc, H*E), of
-            scaled queries; grad_local (Rc, 2*G*E), zero for lone tokens, or None where all are; grad_columns, for each
-            term (Rc, H*columns).
+            scaled queries; grad_local (Rc, 2*G*E), zero for single tokens, or None where all are; grad_columns, for
+            each term (Rc, H*columns).
     """
 
     name = "attention"
-    memory: KeyValueGradient
-    grad_bias: Tensor | None
 
     def __init__(
         self,
@@ -72,18 +68,18 @@ class AttentionOps(SublayerOps):
         self.grad_columns: list[list[Tensor]] = [[] for _ in names]
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
         inner, dtype = config.heads * config.dim_head, precision.attention
         return {
-            "q": Kept("row", inner, dtype),  # scaled
-            "local": Kept("local row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
-            "probabilities": Kept("score", 0, dtype),
-            "out": Kept("row", inner, dtype),
+            "q": Saved("row", inner, dtype),  # scaled
+            "local": Saved("local row", 2 * config.kv_dim, dtype),  # keys and values of the segment itself
+            "probabilities": Saved("score", 0, dtype),
+            "out": Saved("row", inner, dtype),
         }
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        return {"mask": Kept("score", 0, precision.attention)} if config.attn_dropout else {}
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
+        return {"mask": Saved("score", 0, precision.attention)} if config.attn_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         mask = at.get("attention.mask")
@@ -131,9 +127,9 @@ class AttentionOps(SublayerOps):
         if self._spans is None:
             weights = core.probabilities(q, window.keys_t[bank], local, bias, probabilities)
         else:
-            kept, beyond = self._span_of(window)
+            soft_mask, beyond = self._span_of(window)
             core.probabilities(q, window.keys_t[bank], local, bias + beyond[layer], probabilities)
-            weights = self._spans.step(probabilities, kept[layer])
+            weights = self._spans.step(probabilities, soft_mask[layer])
         mask = at.get("attention.mask")
         core.step(weights if mask is None else weights * mask, window.values[bank], local, out)
 
@@ -164,6 +160,9 @@ class AttentionOps(SublayerOps):
         assert window.distance is not None
         assert window.length is not None
         return self._spans.window(window.distance, window.length)
+
+    def begin_backward(self, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        self._memory, self._grad_bias = memory, grad_bias
 
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
         get, q, local = self._workspace.get, chunk.value("attention.q"), chunk.values["attention.local"]
@@ -212,8 +211,8 @@ class AttentionOps(SublayerOps):
         assert probabilities is not None
         if self._spans is not None:
             assert window.length is not None
-            kept = self._span_of(window)[0][layer]
-            grad_p = self._spans.step_backward(layer, window.length, grad_p, probabilities, kept)
+            soft_mask = self._span_of(window)[0][layer]
+            grad_p = self._spans.step_backward(layer, window.length, grad_p, probabilities, soft_mask)
         core.softmax_backward(grad_p, probabilities, grad_scores)
         core.grad_queries(grad_scores, window.keys[bank], local, grad_q)
         for term, of_window, columns in zip(self.terms, self._terms_of(window), self._grad_columns[layer], strict=True):
@@ -231,13 +230,13 @@ class AttentionOps(SublayerOps):
 
     def end_step(self, segment: Segment, place: int, index: int, window: Window) -> None:
         """Gives the step's part to the gradients of keys, values and biases."""
-        if self.grad_bias is not None:
-            self._buffer.add_bias_gradient(segment, self._grad_scores, self.grad_bias)
+        if self._grad_bias is not None:
+            self._buffer.add_bias_gradient(segment, self._grad_scores, self._grad_bias)
         grad_scores, weights = self._grad_scores, self._scores[index]
         q, grad_out = (self._as_heads(segment, rows) for rows in (self._rows[index], self._grad_out))
         if window.blank is not None:
             grad_scores, weights = self._without_blank(grad_scores, weights, q, grad_out, window.blank)
-        self.memory.add(place, grad_scores, weights, q, grad_out)
+        self._memory.add(place, grad_scores, weights, q, grad_out)
 
     def _without_blank(
         self, grad_scores: Tensor, weights: Tensor, q: Tensor, grad_out: Tensor, blank: Tensor

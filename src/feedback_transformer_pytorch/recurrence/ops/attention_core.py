@@ -14,7 +14,7 @@ class AttentionCore:
     """Attention of a step's queries over a window and, behind it, over their own segment.
 
     In tensors of heads, BG is batch times key/value heads, Q query heads per key/value head times the tokens of the
-    segment, and n the window. `local` is the pair of keys and values (BG, s, E) of the segment itself, or None.
+    segment, and n the window. `local` is the pair of the segment's keys and values (BG, s, E), or None.
     """
 
     def __init__(self, batch: int, groups: int, heads_per_group: int) -> None:
@@ -84,7 +84,7 @@ class AttentionCore:
             self.join(self._both(grad_scores, keys, None if local is None else local[0]), out)
 
     def grad_local(self, q: Tensor, grad: Tensor, grad_scores: Tensor, weights: Tensor, out: Tensor) -> Tensor:
-        """Writes the gradient of the segment's own keys and values into the rows `out` (B*s, 2*G*E).
+        """Writes the gradient of the local keys and values into the rows `out` (B*s, 2*G*E).
 
         Args:
             q, grad: (BG, Q, E), queries, and the gradient of the output.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,20 +13,21 @@ from ..layout.tape import Step, Values
 
 @dataclass(frozen=True)
 class Chunk:
-    """What some segments kept or recomputed, and workspace for the gradients of their Rc rows.
+    """What some segments saved or recomputed, and workspace for the gradients of their Rc rows.
 
     Attributes:
+        blocks: the segments, block by block; all segments of a block are equally long.
         counts: rows of each segment.
         names: of the sub-layers of a block, in their order.
         has_keys: (Rc, 1), False for rows that see nothing at all; None when every row sees something.
         states: (L+1, Rc, D), the inputs of the layers and the top.
-        values: what the sub-layers kept, dropout masks among it.
+        values: what the sub-layers saved, dropout masks among it.
         steps: for each segment, for each layer, its views of `values`.
         grad_states: (L+1, Rc, D).
         grad_inputs: by sub-layer but the first (L, Rc, D), the gradients of their inputs.
     """
 
-    segments: list[Segment]
+    blocks: list[list[Segment]]
     counts: list[int]
     names: list[str]
     has_keys: Tensor | None
@@ -34,6 +36,11 @@ class Chunk:
     steps: list[list[Step]]
     grad_states: Tensor
     grad_inputs: dict[str, Tensor]
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """All segments in their order."""
+        return [segment for block in self.blocks for segment in block]
 
     def input(self, name: str, layer: int) -> Tensor:
         """(Rc, D), what went into a sub-layer."""

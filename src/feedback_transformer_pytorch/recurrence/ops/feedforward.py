@@ -13,7 +13,7 @@ from ...layers import FeedForward, dropout_mask
 from ..layout.buffer import Window
 from ..layout.plan import Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Step
+from ..layout.tape import Saved, Step
 from ..layout.workspace import Workspace
 from .chunk import Chunk
 from .parameters import Parameters
@@ -37,13 +37,13 @@ class FeedForwardOps(SublayerOps):
         self._inputs: list[Tensor] = [torch.empty(0)] * depth
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
         parts = ACTIVATIONS[config.feedforward].parts
-        return {"hidden": Kept("row", parts * config.hidden_dim, precision.products)}
+        return {"hidden": Saved("row", parts * config.hidden_dim, precision.products)}
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        return {"mask": Kept("row", config.hidden_dim, precision.products)} if config.ff_dropout else {}
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
+        return {"mask": Saved("row", config.hidden_dim, precision.products)} if config.ff_dropout else {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         mask = at.get("feedforward.mask")
@@ -75,17 +75,17 @@ class FeedForwardOps(SublayerOps):
         masks = chunk.values.get("feedforward.mask")
         for layer, (product, grad_hidden) in enumerate(zip(self.products, self.grad_hidden, strict=True)):
             hidden = chunk.value("feedforward.hidden")[layer]
-            slopes = self._workspace.get(f"slopes.{layer}", tuple(grad_hidden.shape), hidden)
-            self._activation.derivatives(hidden, product, slopes)
+            # The derivatives stand where the steps write the gradients that are made of them.
+            self._activation.derivatives(hidden, product, grad_hidden)
             if masks is not None:
-                slopes.mul_(masks[layer][:, None])
+                grad_hidden.mul_(masks[layer][:, None])
                 product.mul_(masks[layer])
-            parts = (slopes, grad_hidden, grad_hidden.flatten(1))
+            parts = (grad_hidden, grad_hidden.flatten(1))
             self._steps.append(list(zip(*(part.split(chunk.counts) for part in parts), strict=True)))
 
     def step_backward(self, layer: int, index: int, grad: Tensor, window: Window, out: Tensor) -> Tensor:
-        slopes, grad_hidden, flat = self._steps[layer][index]
-        torch.mul(self.to_out[layer].step_backward(grad.to(self._dtype))[:, None], slopes, out=grad_hidden)
+        grad_hidden, flat = self._steps[layer][index]
+        grad_hidden.mul_(self.to_out[layer].step_backward(grad.to(self._dtype))[:, None])
         return self.to_hidden[layer].step_backward(flat, out=out)
 
     def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:

@@ -12,18 +12,20 @@ from ...config import FeedbackConfig, NormPlacement
 from ..layout.buffer import Window
 from ..layout.plan import Segment
 from ..layout.precision import Precision
-from ..layout.tape import Kept, Step
+from ..layout.tape import Saved, Step
 from ..layout.workspace import Workspace
 from .chunk import Chunk
+from .key_value_gradient import KeyValueGradient
 from .norm import Norm
 
 
 class SublayerOps:
     """The same sub-layer of all blocks: a function of rows (R, D) without norm and residual.
 
-    `step` computes a step of one layer. The backward pass goes chunk by chunk: `prepare` takes a chunk's inputs in
-    bulk; `split` splits it into steps; between `begin_step` and `end_step` each layer's `step_backward` is called, from
-    the top; `accumulate` adds the chunk's parameter gradients; `finish` is called at the end.
+    `step` computes a step of one layer. The backward pass begins with `begin_backward` and goes chunk by chunk:
+    `prepare` takes a chunk's inputs in bulk; `split` splits it into steps; between `begin_step` and `end_step` each
+    layer's `step_backward` is called, from the top; `accumulate` adds the chunk's parameter gradients. At the end
+    `finish` is called, then `input_gradients`.
 
     A subclass overrides what it needs. Products with parameters are computed in `precision.products`, which is the type
     of the rows that come in and go out.
@@ -32,25 +34,33 @@ class SublayerOps:
     name: str
 
     @classmethod
-    def kept(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        """What `step` keeps for the backward pass, by name, in `at["<sub-layer>.<name>"]`."""
+    def saved(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Saved]:
+        """What `step` saves for the backward pass, by name, in `at["<sub-layer>.<name>"]`."""
         raise NotImplementedError
 
     @classmethod
-    def masks(cls, config: FeedbackConfig, precision: Precision) -> Mapping[str, Kept]:
-        """Its dropout masks, likewise, if dropout is on."""
+    def masks(cls, config: FeedbackConfig, precision: Precision, context_tokens: int) -> Mapping[str, Saved]:
+        """Its dropout masks, likewise, if dropout is on, where the context has so many tokens."""
         return {}
 
     def draw(self, segment: Segment, at: Step) -> None:
         """Draws a segment's dropout masks, in the order and the shapes of the definition."""
 
     def step(self, layer: int, x: Tensor, window: Window, at: Step) -> Tensor:
-        """(R, D) to (R, D); writes what is kept into `at`."""
+        """(R, D) to (R, D); writes what is saved into `at`."""
         raise NotImplementedError
 
     def recompute(self, layer: int, x: Tensor, chunk: Chunk, windows: Sequence[Window], output: bool) -> Tensor | None:
-        """Recomputes what is kept of a layer for a chunk of steps with inputs (Rc, D); returns the output if asked."""
+        """Recomputes what is saved of a layer for a chunk of steps with inputs (Rc, D); returns the output if asked."""
         raise NotImplementedError
+
+    def begin_backward(self, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
+        """Begins a backward walk by torch operations.
+
+        Args:
+            memory: the gradient of the memory's keys and values.
+            grad_bias: (H, M+S), what the gradients of the biases are added to; None for none.
+        """
 
     def prepare(self, layer: int, x: Tensor, chunk: Chunk) -> None:
         """Takes the inputs (Rc, D) of a chunk's steps in a layer."""
@@ -76,6 +86,10 @@ class SublayerOps:
     def finish(self) -> None:
         """Does what is left to do after the last step."""
 
+    def input_gradients(self) -> dict[str, Tensor]:
+        """The gradients of inputs of the walk that this sub-layer alone reads, by name."""
+        return {}
+
 
 class PreparedNorm(NamedTuple):
     """What the backward pass of a norm needs of a chunk."""
@@ -100,12 +114,12 @@ class Residual:
         self.prepared: list[PreparedNorm] = []
 
     @staticmethod
-    def kept(name: str, number: int, config: FeedbackConfig, dtype: torch.dtype) -> dict[str, Kept]:
-        """What is kept besides what the sub-layer keeps; `dtype` is that of states."""
-        kept = {} if number == 0 else {f"{name}.input": Kept("row", config.dim, dtype)}
+    def saved(name: str, number: int, config: FeedbackConfig, dtype: torch.dtype) -> dict[str, Saved]:
+        """What is saved besides what the sub-layer saves; `dtype` is that of states."""
+        saved = {} if number == 0 else {f"{name}.input": Saved("row", config.dim, dtype)}
         if config.norm == "post":
-            kept[f"{name}.total"] = Kept("row", config.dim, dtype)
-        return kept
+            saved[f"{name}.total"] = Saved("row", config.dim, dtype)
+        return saved
 
     def step(self, layer: int, x: Tensor, window: Window, at: Step, out: Tensor) -> Tensor:
         """States (R, D) to states (R, D), written into `out`."""
@@ -116,7 +130,7 @@ class Residual:
         return out.copy_(norm.step(total))
 
     def recompute(self, layer: int, chunk: Chunk, windows: Sequence[Window], out: Tensor | None) -> None:
-        """Recomputes what is kept of a layer for a chunk; writes the states after it into `out` unless that is None."""
+        """Recomputes what is saved of a layer for a chunk; writes the states after it into `out`, if that is given."""
         x, norm = chunk.input(self.name, layer), self.norms[layer]
         if self._pre:
             y = self.ops.recompute(layer, norm.step(x).to(self._dtype), chunk, windows, out is not None)

@@ -1,8 +1,9 @@
-"""Measures the model and xz on the held-out text, and writes a sample of the model."""
+"""What a run measures now and then: the model and xz on held-out text, or the model on held-out labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +11,35 @@ import torch
 
 from ...data import Corpus, Tokenizer
 from ...generation import generate
+from ...tasks import Labelled
 from ..models.architectures import LanguageModel
+from ..objective import ACCURACY, ACCURACY_LAST, BITS_PER_BYTE
 from ..options import TrainOptions
-from .bits_per_byte import bits_per_byte
+from .label_counts import LabelCounts, count_sequences, count_stream
+from .text_bits import text_bits
 from .xz import XZ_DICTIONARY, XzFigures, xz_bits_per_byte
 
 ROWS = 32
 
 
-class Validation:
+class Validation(Protocol):
+    """Measures a model on what is held out of training."""
+
+    def reference(self) -> XzFigures | None:
+        """Figures of a general-purpose program on the same data, to compare with; None if there are none."""
+
+    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
+        """The loss, where it says more than the metrics, and the metrics of the objective by name.
+
+        Args:
+            check: called after each block; it may raise an exception to stop.
+        """
+
+    def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
+        """Something by the model to look at; empty if there is nothing. `check` is called after each token."""
+
+
+class TextValidation:
     """The first `eval_len` tokens of the held-out text, read after the end of the training text."""
 
     def __init__(self, options: TrainOptions, corpus: Corpus, tokenizer: Tokenizer) -> None:
@@ -30,7 +51,7 @@ class Validation:
         self._resets = _resets(corpus, self._lead, len(heldout)) if options.reset_documents else None
         self._rows = max(1, min(ROWS, len(heldout) // options.block_len))
 
-    def xz(self) -> XzFigures:
+    def reference(self) -> XzFigures:
         """Bits per byte of xz on the same bytes. It takes some seconds for each 4 MB of training text."""
         heldout = self._tokenizer.decode_bytes(self._tokens[self._lead :])
         if self._corpus.train.num_bytes + len(heldout) > XZ_DICTIONARY:
@@ -38,9 +59,9 @@ class Validation:
         train = self._tokenizer.decode_bytes(self._corpus.train.tokens)
         return XzFigures(xz_bits_per_byte(heldout), xz_bits_per_byte(heldout, train))
 
-    def bits_per_byte(self, model: LanguageModel, after_block: Callable[[], None]) -> float:
-        """Bits per byte of the model on the held-out text (see `bits_per_byte.bits_per_byte`)."""
-        return bits_per_byte(
+    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
+        """Bits per byte of the model on the held-out text (see `text_bits`)."""
+        found = text_bits(
             model,
             self._tokens,
             self._tokenizer,
@@ -48,10 +69,11 @@ class Validation:
             lead=self._lead,
             rows=self._rows,
             resets=self._resets,
-            after_block=lambda _: after_block(),
+            after_block=lambda _: check(),
         )
+        return {BITS_PER_BYTE.name: found.per_byte}
 
-    def sample(self, model: LanguageModel, update: int, after_token: Callable[[], None]) -> str:
+    def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
         """A text by the model, determined by weights, seed and update. It does not use the global random state."""
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self._options.seed + update)
@@ -62,9 +84,62 @@ class Validation:
             model, prompt, max_new_tokens=self._options.sample_len, temperature=0.8, generator=generator
         ):
             tokens.append(int(token))
-            after_token()
+            check()
         model.train()
         return self._tokenizer.decode(tokens)
+
+
+class SequenceValidation:
+    """Held-out sequences, each read from an empty memory."""
+
+    def __init__(self, sequences: Sequence[Labelled]) -> None:
+        self._sequences = sequences
+
+    def reference(self) -> None:
+        """None: no other program is measured."""
+
+    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
+        """Loss and accuracy (see `count_sequences`)."""
+        return _figures(count_sequences(model, self._sequences, lambda _: check()))
+
+    def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
+        """Nothing."""
+        return ""
+
+
+class StreamValidation:
+    """The first `eval_len` positions of a held-out stream, after the first `lead` of them, which are not counted."""
+
+    def __init__(self, options: TrainOptions, stream: Labelled) -> None:
+        self._lead = min(len(stream.tokens) // 2, 2 * options.mem_len)
+        self._stream = Labelled(*(values[: self._lead + options.eval_len] for values in stream))
+        self._block_len = options.block_len
+        self._rows = max(1, min(ROWS, (len(self._stream.tokens) - self._lead) // options.block_len))
+
+    def reference(self) -> None:
+        """None: no other program is measured."""
+
+    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
+        """Loss and accuracy (see `count_stream`)."""
+        found = count_stream(
+            model,
+            self._stream,
+            block_len=self._block_len,
+            lead=self._lead,
+            rows=self._rows,
+            after_block=lambda _: check(),
+        )
+        return _figures(found)
+
+    def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
+        """Nothing."""
+        return ""
+
+
+def _figures(counts: LabelCounts) -> dict[str, float]:
+    found = {"loss": counts.loss, ACCURACY.name: counts.accuracy}
+    last = counts.accuracy_last
+    return found if last is None else {**found, ACCURACY_LAST.name: last}
 
 
 def _resets(corpus: Corpus, lead: int, length: int) -> npt.NDArray[np.bool_]:

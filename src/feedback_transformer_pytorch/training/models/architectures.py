@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from ...baselines import ParallelTransformer, TransformerXL
 from ...config import FeedbackConfig
 from ...model import FeedbackTransformer
@@ -36,3 +38,8 @@ def build_model(options: TrainOptions, num_tokens: int, mem_len: int | None = No
     if options.model == "transformer-xl":
         return TransformerXL.from_config(config)
     return FeedbackTransformer.from_config(config, implementation=options.implementation, recompute=options.recompute)
+
+
+def default_device() -> torch.device:
+    """Where a trained model runs: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from ..objective import Metric
 from ..updates.trainer import Step
 
 
@@ -23,10 +25,11 @@ class Interval:
         update: updates done since the run began.
         tokens: tokens read since the run began.
         seconds: training time since the run began, without validation and saving.
-        loss: nats per token, averaged over the updates that were not skipped.
-        bits_per_byte: the same loss in bits per byte of text.
+        loss: nats per counted target, averaged over the updates that were not skipped.
+        figures: metrics of the objective, averaged over the same updates, where they had them.
         grad_norm: norm of the gradient before clipping, averaged over the same updates.
         lr: the learning rate of the last update.
+        block_len: tokens of a row at the last update.
         tokens_per_second: training speed, without validation and saving.
         peak_memory_bytes: largest memory of the main process so far; on a GPU, that of its tensors.
         skipped: updates skipped since the run began.
@@ -37,9 +40,10 @@ class Interval:
     tokens: int
     seconds: float
     loss: float
-    bits_per_byte: float
+    figures: Mapping[str, float]
     grad_norm: float
     lr: float
+    block_len: int
     tokens_per_second: float
     peak_memory_bytes: int
     skipped: int
@@ -47,17 +51,21 @@ class Interval:
 
     def to_dict(self) -> dict[str, float]:
         """The values for metrics.jsonl."""
-        values = asdict(self)
-        del values["seconds_left"]
+        values: dict[str, float] = {}
+        for name, value in asdict(self).items():
+            if name == "figures":
+                values |= value
+            elif name != "seconds_left":
+                values[name] = value
         return values
 
-    def __str__(self) -> str:
+    def text(self, metrics: Sequence[Metric]) -> str:
+        """The values for people, with those metrics that were measured."""
+        measured = [metric.text(self.figures[metric.name]) for metric in metrics if metric.name in self.figures]
         left = timedelta(seconds=round(self.seconds_left))
-        skipped = f"  {self.skipped} skipped" if self.skipped else ""
-        return (
-            f"loss {self.loss:.3f}  {self.bits_per_byte:.3f} bits/byte  "
-            f"{self.tokens_per_second:,.0f} tokens/s  {left} left{skipped}"
-        )
+        skipped = [f"{self.skipped} skipped"] if self.skipped else []
+        speed = f"{self.tokens_per_second:,.0f} tokens/s"
+        return "  ".join([f"loss {self.loss:.3f}", *measured, speed, f"{left} left", *skipped])
 
 
 class Meter:
@@ -68,12 +76,13 @@ class Meter:
         skipped_in_row: updates skipped since the last one that was not.
     """
 
-    def __init__(self, *, bits_per_nat: float, max_updates: int, device: torch.device) -> None:
-        self._bits_per_nat, self._max_updates, self._device = bits_per_nat, max_updates, device
+    def __init__(self, *, max_updates: int, device: torch.device) -> None:
+        self._max_updates, self._device = max_updates, device
         self.skipped = self.skipped_in_row = 0
         self._tokens, self._seconds = 0, 0.0
         self._losses: list[float] = []
         self._grad_norms: list[float] = []
+        self._figures: list[dict[str, float]] = []
         self._interval_tokens, self._interval_seconds, self._interval_updates = 0, 0.0, 0
         self.resume()
 
@@ -88,10 +97,10 @@ class Meter:
         self._interval_seconds += passed
         self.resume()
 
-    def add(self, step: Step, tokens: int) -> None:
-        """Adds an update that read `tokens` tokens."""
-        self._tokens += tokens
-        self._interval_tokens += tokens
+    def add(self, step: Step) -> None:
+        """Adds an update."""
+        self._tokens += step.tokens
+        self._interval_tokens += step.tokens
         self._interval_updates += 1
         self.skipped_in_row = self.skipped_in_row + 1 if step.skipped else 0
         if step.skipped:
@@ -99,6 +108,7 @@ class Meter:
         else:
             self._losses.append(step.loss)
             self._grad_norms.append(step.grad_norm)
+            self._figures.append(dict(step.figures))
         self._last = step
 
     def take(self) -> Interval | None:
@@ -115,15 +125,16 @@ class Meter:
             tokens=self._tokens,
             seconds=self._seconds,
             loss=loss,
-            bits_per_byte=loss * self._bits_per_nat,
+            figures=_means(self._figures),
             grad_norm=sum(self._grad_norms) / count,
             lr=self._last.lr,
+            block_len=self._last.block_len,
             tokens_per_second=speed,
             peak_memory_bytes=_peak_memory(self._device),
             skipped=self.skipped,
             seconds_left=updates * self._interval_seconds / self._interval_updates,
         )
-        self._losses, self._grad_norms = [], []
+        self._losses, self._grad_norms, self._figures = [], [], []
         self._interval_tokens, self._interval_seconds, self._interval_updates = 0, 0.0, 0
         return interval
 
@@ -140,6 +151,7 @@ class Meter:
             "skipped_in_row": self.skipped_in_row,
             "losses": self._losses,
             "grad_norms": self._grad_norms,
+            "figures": self._figures,
             "interval_updates": self._interval_updates,
             "interval_tokens": self._interval_tokens,
             "interval_seconds": self._interval_seconds,
@@ -150,9 +162,16 @@ class Meter:
         self._tokens, self._seconds = state["tokens"], state["seconds"]
         self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
         self._losses, self._grad_norms = list(state["losses"]), list(state["grad_norms"])
+        self._figures = list(state.get("figures", []))  # checkpoints of version 0.1.0 have none
         self._interval_updates = state["interval_updates"]
         self._interval_tokens, self._interval_seconds = state["interval_tokens"], state["interval_seconds"]
         self.resume()
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the updates that have it."""
+    names = dict.fromkeys(name for found in figures for name in found)
+    return {name: fmean(found[name] for found in figures if name in found) for name in names}
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ...errors import InputError, MissingExtraError
+from ..objective import ACCURACY, Metric
 
 try:
     from matplotlib import colormaps
@@ -23,15 +24,16 @@ Record = Mapping[str, Any]
 _X_LABELS = {"update": "update", "tokens": "tokens read", "seconds": "seconds of training"}
 
 
-def curves_png(metrics: Iterable[Record], title: str) -> bytes:
-    """A plot of one run: bits per byte in training and on the held-out text over updates, with those of xz.
+def curves_png(metrics: Iterable[Record], title: str, metric: Metric) -> bytes:
+    """A plot of one run: its metric in training and on held-out data over updates, with that of xz where there is one.
 
     For a feedback model, a second plot has the weights by which its layers enter the memory. In the first tenth of the
-    run, where the loss falls steeply, the curves may lie above the plot.
+    run, where the loss falls steeply, the curves may lie outside the plot.
 
     Args:
         metrics: the records of metrics.jsonl.
         title: the title of the plot.
+        metric: the figure to plot.
     """
     records = list(metrics)
     weighted = [record for record in records if "layer_weights" in record]
@@ -47,25 +49,28 @@ def curves_png(metrics: Iterable[Record], title: str) -> bytes:
             if xz[name] is not None:
                 axes.axhline(xz[name], color="0.4", linestyle=style, label=f"xz -9, {label}")
                 visible.append(xz[name])
-    visible += _draw(axes, _of_kind(records, "train"), "update", "-", "C0", "training")
-    visible += _draw(axes, _of_kind(records, "validation"), "update", "o-", "C1", "held-out")
+    visible += _draw(axes, _of_kind(records, "train"), "update", metric, "-", "C0", "training")
+    visible += _draw(axes, _of_kind(records, "validation"), "update", metric, "o-", "C1", "held-out")
     _frame(axes, visible)
     below.set_xlabel(_X_LABELS["update"])
-    axes.set(title=title, ylabel="bits per byte")
+    axes.set(title=title, ylabel=metric.label)
     return _png(figure)
 
 
-def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["update", "tokens", "seconds"]) -> bytes:
-    """A plot of several runs, each in one colour: bits per byte in training as a line, on the held-out text as dots.
+def comparison_png(
+    runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["update", "tokens", "seconds"], metric: Metric
+) -> bytes:
+    """A plot of several runs, each in one colour: their metric in training as a line, on held-out data as dots.
 
-    In the first tenth of each run, where the loss falls steeply, the curves may lie above the plot.
+    In the first tenth of each run, where the loss falls steeply, the curves may lie outside the plot.
 
     Args:
         runs: the name of each run and the records of its metrics.jsonl.
         x: the quantity on the horizontal axis.
+        metric: the figure to plot.
 
     Raises:
-        InputError: in a record, `x` or the bits per byte are missing or not a number.
+        InputError: in a record, `x` or the metric is missing or not a number.
     """
     figure = _figure(height=4.5)
     axes = figure.add_subplot()
@@ -73,13 +78,13 @@ def comparison_png(runs: Sequence[tuple[str, Sequence[Record]]], *, x: Literal["
     for number, (name, metrics) in enumerate(runs):
         training, heldout = _of_kind(metrics, "train"), _of_kind(metrics, "validation")
         for record in training + heldout:
-            for key in (x, "bits_per_byte"):
+            for key in (x, metric.name):
                 if not isinstance(record.get(key), int | float):
                     raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; fix or delete it")
-        visible += _draw(axes, training, x, "-", f"C{number}", name)
-        visible += _draw(axes, heldout, x, "o", f"C{number}", None)
+        visible += _draw(axes, training, x, metric, "-", f"C{number}", name)
+        visible += _draw(axes, heldout, x, metric, "o", f"C{number}", None)
     _frame(axes, visible)
-    axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel="bits per byte")
+    axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel=metric.label)
     return _png(figure)
 
 
@@ -94,10 +99,29 @@ def _of_kind(records: Iterable[Record], kind: str) -> list[Record]:
     return [record for record in records if record["kind"] == kind]
 
 
-def _draw(axes: Axes, records: Sequence[Record], x: str, style: str, colour: str, label: str | None) -> list[float]:
+def accuracy_png(by_position: Sequence[float | None], title: str) -> bytes:
+    """A plot of accuracy against position.
+
+    Args:
+        by_position: the share of right labels at each position, None where there is none.
+        title: the title of the plot.
+    """
+    figure = _figure(height=4)
+    axes = figure.add_subplot()
+    found = [(place, share) for place, share in enumerate(by_position, 1) if share is not None]
+    axes.plot(*zip(*found, strict=True), ".-" if len(found) < 100 else "-", linewidth=1.2, markersize=4)
+    axes.set(title=title, xlabel="position", ylabel=ACCURACY.label, ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _draw(
+    axes: Axes, records: Sequence[Record], x: str, metric: Metric, style: str, colour: str, label: str | None
+) -> list[float]:
     """Draws a curve; returns its finite heights after the first tenth, which the plot must show."""
+    records = [record for record in records if metric.name in record]  # an interval may have no label
     places = [record[x] for record in records]
-    heights = [record["bits_per_byte"] for record in records]
+    heights = [record[metric.name] for record in records]
     axes.plot(places, heights, style, color=colour, label=label, linewidth=1.2, markersize=4)
     late = (height for place, height in zip(places, heights, strict=True) if place > 0.1 * places[-1])
     return [height for height in late if math.isfinite(height)]

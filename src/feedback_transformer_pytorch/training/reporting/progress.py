@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from ...errors import MissingExtraError
 from ..evaluation.xz import XzFigures
+from ..objective import Metric
 from ..options import TrainOptions
 from .meter import Interval
 
@@ -66,16 +67,18 @@ class TrainingProgress:
         """Shows the number of updates done."""
         self._bar.update(self._task, completed=update)
 
-    def interval(self, interval: Interval) -> None:
+    def interval(self, interval: Interval, metrics: Sequence[Metric]) -> None:
         """Shows the averages of an interval."""
+        text = interval.text(metrics)
         if self.console.is_terminal:
-            self._bar.update(self._task, description=str(interval))
+            self._bar.update(self._task, description=text)
         else:
-            self.say(f"update {interval.update}/{self._total}  {interval}")
+            self.say(f"update {interval.update}/{self._total}  {text}")
 
-    def validation(self, update: int, bits_per_byte: float, xz: XzFigures, sample: str) -> None:
-        """Prints the results of the model and of xz on the held-out text, and the model's sample."""
-        self.say(f"update {update}/{self._total}  held-out {bits_per_byte:.3f} bits/byte  ({xz})")
+    def validation(self, update: int, measured: str, reference: XzFigures | None, sample: str) -> None:
+        """Prints what was measured on held-out data, the reference on the same data, and the model's sample."""
+        beside = "" if reference is None else f"  ({reference})"
+        self.say(f"update {update}/{self._total}  held-out {measured}{beside}")
         if sample:
             self.say("sample: " + "\n        ".join(printable(sample).strip().splitlines()))
 

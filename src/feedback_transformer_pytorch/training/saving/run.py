@@ -1,7 +1,8 @@
 """The RUN directory: the files of a training run.
 
 config.yaml        all options; `train --config` reads it
-tokenizer.json     the tokenizer, unless it is bytes
+tokenizer.json     of text: the tokenizer, unless it is bytes
+vocabulary.json    of labelled data: the words
 model.safetensors  the weights of the last validation or stop
 metrics.jsonl      one JSON object in each line: kinds "xz", "train" and "validation"
 curves.png         a plot of the metrics
@@ -20,12 +21,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ...data import Tokenizer, load_tokenizer
+from ...data import Tokenizer, Vocabulary, load_tokenizer
 from ...errors import InputError, MissingExtraError
 from ...files import PART, append_line, remove_parts, sync, sync_directory, truncate_synced, write_atomically, writing
 from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
 from ..models.window import with_mem_len
+from ..objective import ACCURACY, BITS_PER_BYTE, Metric
 from ..options import TrainOptions
 from ..schema import flag
 from .checkpoint import Checkpoints
@@ -60,9 +62,19 @@ class Run:
         """The file of the plot."""
         return self.path / "curves.png"
 
+    @property
+    def metric(self) -> Metric:
+        """The figure that chooses the best checkpoint."""
+        return ACCURACY if self.options.is_labelled else BITS_PER_BYTE
+
+    @property
+    def numbering(self) -> Path:
+        """The file that says which numbers the tokens have; of a run on bytes, it does not exist."""
+        return self.path / _numbering(self.options)
+
     @classmethod
-    def create(cls, options: TrainOptions, tokenizer: Tokenizer) -> Self:
-        """Creates the directory `options.out` and writes the tokenizer and the options into it.
+    def create(cls, options: TrainOptions, tokens: Tokenizer | Vocabulary) -> Self:
+        """Creates the directory `options.out` and writes what numbers the tokens, and the options, into it.
 
         Raises:
             InputError: the directory holds something else (see `find`), or cannot be written.
@@ -75,9 +87,9 @@ class Run:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             sync_directory(path.parent)
-        json_of_tokenizer = tokenizer.to_json()
-        if json_of_tokenizer is not None:
-            write_atomically(path / "tokenizer.json", json_of_tokenizer.encode())
+        numbering = tokens.to_json()
+        if numbering is not None:
+            write_atomically(path / _numbering(options), numbering.encode())
         write_atomically(path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
         return cls(path, options)
 
@@ -120,10 +132,29 @@ class Run:
         """The tokenizer of the run.
 
         Raises:
-            InputError: tokenizer.json is damaged.
+            InputError: tokenizer.json is damaged, or the run learned labels.
         """
-        path = self.path / "tokenizer.json"
-        return load_tokenizer(path if path.exists() else "bytes")
+        if self.options.is_labelled:
+            raise InputError(
+                f"{self.path} was trained on labels and has no tokenizer; give a run that was trained on text"
+            )
+        return load_tokenizer(self.numbering if self.numbering.exists() else "bytes")
+
+    def vocabulary(self) -> Vocabulary:
+        """The words of a run on labelled data.
+
+        Raises:
+            InputError: vocabulary.json is missing or damaged.
+        """
+        return Vocabulary.from_file(self.numbering)
+
+    def tokens(self) -> Tokenizer | Vocabulary:
+        """What numbers the tokens.
+
+        Raises:
+            InputError: its file is missing or damaged.
+        """
+        return self.vocabulary() if self.options.is_labelled else self.tokenizer()
 
     def save_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Replaces the weights atomically.
@@ -185,12 +216,12 @@ class Run:
         return records
 
     def validated(self) -> dict[int, float]:
-        """Bits per byte of all validations, by update.
+        """The `metric` of all validations, by update.
 
         Raises:
             InputError: as `metrics` does.
         """
-        return {r["update"]: r["bits_per_byte"] for r in self.metrics() if r["kind"] == "validation"}
+        return {r["update"]: r[self.metric.name] for r in self.metrics() if r["kind"] == "validation"}
 
     def metrics_so_far(self) -> dict[str, Any]:
         """Waits until metrics.jsonl is on the disk; returns its length in bytes and its SHA-256."""
@@ -270,10 +301,15 @@ def find(options: TrainOptions) -> Run | None:
         raise InputError(f"there is no run in {path} to resume; give the directory of a run as --out")
     if path.exists() and not path.is_dir():
         raise InputError(f"--out is {path}, which is a file; give a directory")
-    begun = {"config.yaml" + PART, "tokenizer.json", "tokenizer.json" + PART}  # left by a crash in `Run.create`
+    numbering = _numbering(options)
+    begun = {"config.yaml" + PART, numbering, numbering + PART}  # left by a crash in `Run.create`
     if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
         raise InputError(f"{path} is not empty and does not hold a run; choose another --out")
     return None
+
+
+def _numbering(options: TrainOptions) -> str:
+    return "vocabulary.json" if options.is_labelled else "tokenizer.json"
 
 
 def _is_validation(line: bytes, update: int) -> bool:

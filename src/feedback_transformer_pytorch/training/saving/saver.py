@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +15,14 @@ from ..options import TrainOptions
 from ..processes import Processes
 from ..reporting.meter import Meter
 from ..schema import flag
+from ..updates.mastery import Mastery
 from ..updates.trainer import Trainer
 from .checkpoint import Checkpoint
 from .run import Run, fixed_options
 
 
 class Fingerprints(NamedTuple):
-    """Fingerprints of the text and the tokenizer of a run."""
+    """Fingerprints of the data of a run, and of the tokenizer or vocabulary that numbers its tokens."""
 
     data: str
     tokenizer: str
@@ -36,11 +36,11 @@ class Saver:
     """
 
     def __init__(
-        self, options: TrainOptions, run: Run, trainer: Trainer, meter: Meter, fingerprints: Fingerprints,
-        processes: Processes,
+        self, options: TrainOptions, run: Run, trainer: Trainer, meter: Meter, curriculum: Mastery | None,
+        fingerprints: Fingerprints, processes: Processes,
     ) -> None:  # fmt: skip
         self._options, self._run, self._trainer, self._meter = options, run, trainer, meter
-        self._fingerprints, self._processes = fingerprints, processes
+        self._curriculum, self._fingerprints, self._processes = curriculum, fingerprints, processes
         self.saved = 0
         self._saved_at = time.monotonic()
 
@@ -67,6 +67,7 @@ class Saver:
             "metrics": self._processes.main_rank_first(self._run.metrics_so_far),
             "meter": self._meter.state(),
             "walk": self._trainer.walk(),
+            "curriculum": None if self._curriculum is None else self._curriculum.state(),
         }
         content = Checkpoint(
             update=trainer.update,
@@ -80,10 +81,8 @@ class Saver:
         self._processes.main_rank_first(self._prune)
 
     def _prune(self) -> None:
-        checkpoints, validated = self._run.checkpoints, self._run.validated()
-        finite = {update: bits for update, bits in validated.items() if math.isfinite(bits)}
-        best = {min(finite, key=finite.__getitem__)} if finite else set()
-        checkpoints.keep({*checkpoints.updates()[-self._options.keep :], *best})
+        checkpoints, best = self._run.checkpoints, self._run.metric.best(self._run.validated())
+        checkpoints.keep({*checkpoints.updates()[-self._options.keep :], *([] if best is None else [best])})
 
     def resume(self, checkpoint: Checkpoint) -> str | None:
         """Restores the state of the checkpoint that `newest` returned.
@@ -100,6 +99,8 @@ class Saver:
         try:
             self._check(folder, checkpoint.state)
             self._meter.restore(checkpoint.state["meter"])
+            if self._curriculum is not None:
+                self._curriculum.restore(checkpoint.state["curriculum"])
             metrics = checkpoint.state["metrics"]
             self._trainer.restore(update, checkpoint.model, checkpoint.optimizer, checkpoint.streams)
         except (InputError, torch.OutOfMemoryError):
@@ -121,11 +122,11 @@ class Saver:
         )
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
-        given = " ".join(self._options.files) or "the default text"
-        # The fingerprint of a text depends on the tokenizer, so the tokenizer is compared first.
+        given = " ".join(self._options.files) or self._options.task or "the default text"
+        # The fingerprint of the data depends on the numbers of its tokens, so what numbers them is compared first.
         for name, what, remedy in (
-            ("tokenizer", str(self._run.path / "tokenizer.json"), "restore the tokenizer of the run"),
-            ("data", given, "give the text that the run started with"),
+            ("tokenizer", str(self._run.numbering), "restore this file"),
+            ("data", given, "give the data that the run started with"),
         ):
             here, there = getattr(self._fingerprints, name), state[name]
             if here != there:

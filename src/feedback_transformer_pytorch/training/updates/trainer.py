@@ -19,13 +19,14 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 
-from ...data import Streams, TokenBlock
+from ...data import Blocks, TokenBlock
 from ...layers.span import AdaptiveSpan
 from ...model import FeedbackTransformer
 from ...recurrence import describe_walk
+from ...tasks import IGNORE
 from ..models.architectures import LanguageModel
+from ..objective import Objective
 from ..options import TrainOptions
 from ..processes import Processes, gradients_shared
 from .memories import CarriedMemory, is_finite, join, pack, unpack, without_slots
@@ -42,10 +43,13 @@ class Step:
 
     Attributes:
         update: the number of the update, counted from 1.
-        loss: nats per token before the update, averaged over all processes, without the loss of adaptive spans.
+        loss: nats per counted target before the update, over all processes, without the loss of adaptive spans.
         grad_norm: norm of the gradient before clipping.
         lr: the learning rate used.
         skipped: the loss or the gradient was not finite, so the weights did not change.
+        tokens: tokens read, in all processes.
+        block_len: tokens of a row.
+        figures: metrics of the objective before the update, over all processes.
     """
 
     update: int
@@ -53,6 +57,9 @@ class Step:
     grad_norm: float
     lr: float
     skipped: bool
+    tokens: int
+    block_len: int
+    figures: Mapping[str, float]
 
 
 class Trainer:
@@ -62,17 +69,19 @@ class Trainer:
 
     Attributes:
         update: the number of updates done.
-        memories: the memory of each group of streams after the last update; None before the first update.
+        memories: the memory of each group of rows after the last update; None if the next block does not need it.
 
     Args:
         model: a model on the CPU with its initial weights, which are the same in every process.
-        streams: the streams that this process owns.
+        blocks: the rows that this process owns.
     """
 
-    def __init__(self, options: TrainOptions, model: LanguageModel, streams: Streams, processes: Processes) -> None:
+    def __init__(
+        self, options: TrainOptions, model: LanguageModel, blocks: Blocks, objective: Objective, processes: Processes
+    ) -> None:
         self.model = model
         _freeze_unused(model)
-        self._options, self._streams, self._processes = options, streams, processes
+        self._options, self._blocks, self._objective, self._processes = options, blocks, objective, processes
         self._wrapped = processes.wrap(model, options.strategy)
         self._optimizer = build_optimizer(model, lr=options.lr, weight_decay=options.weight_decay)
         self._forward: Any = torch.compile(self._wrapped) if options.compile else self._wrapped
@@ -85,22 +94,28 @@ class Trainer:
 
         If the loss or the gradient is not finite, it skips the change and empties each memory with such numbers.
         """
-        block = self._streams.block(self.update)
+        block = self._blocks.block(self.update)
         lr = self._learning_rate()
         losses = []
+        sums: dict[str, list[Tensor]] = {}
         memories: list[CarriedMemory] = []
         groups = block.groups(self._options.accumulate)
         for place, group in enumerate(groups):
             before = None if block.restarts or self.memories is None else self.memories[place]
             with gradients_shared(self._wrapped, now=place == len(groups) - 1):
-                loss, memory = self._read(group, before)
+                loss, memory, found = self._read(group, before)
+                loss = loss * self._share(group, len(groups))
                 ((loss + self._span_loss()) / len(groups)).backward()
             losses.append(loss.detach())
             memories.append(memory.detach())
-        mean = self._processes.mean(torch.stack(losses).mean())
+            for name, value in found.items():
+                sums.setdefault(name, []).append(value)
+        added = [torch.stack(values).sum().float() for values in sums.values()]
+        means = self._processes.mean(torch.stack([torch.stack(losses).mean(), *added]))
         norm = torch.nn.utils.clip_grad_norm_(self._wrapped.parameters(), self._options.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        loss, grad_norm = torch.stack([mean, norm]).tolist()  # waits for the device; nothing else in the update does
+        # This line waits for the device; nothing else in the update does.
+        loss, *counted, grad_norm = torch.cat([means, norm[None]]).tolist()
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
             self._optimizer.step()
@@ -108,14 +123,16 @@ class Trainer:
         else:
             memories = [memory if is_finite(memory) else without_slots(memory) for memory in memories]
         self._optimizer.zero_grad()
-        self.memories = memories
+        self.memories = memories if block.continues else None
         self.update += 1
-        return Step(self.update, loss, grad_norm, lr, skipped)
+        figures = self._objective.figures(loss, dict(zip(sums, counted, strict=True)))
+        block_len = block.inputs.shape[1]
+        return Step(self.update, loss, grad_norm, lr, skipped, self._blocks.batch_size * block_len, block_len, figures)
 
     @property
     def rows(self) -> range:
         """The numbers of the streams that this process owns."""
-        return self._streams.rows
+        return self._blocks.rows
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """A context with the arithmetic of `--precision`."""
@@ -204,10 +221,10 @@ class Trainer:
         self._restore_streams(streams_states)
 
     def _restore_streams(self, states: Mapping[range, Mapping[str, Tensor]]) -> None:
-        rows = self._streams.rows
+        rows = self._blocks.rows
         ordered = [(owned, states[owned]) for owned in sorted(states, key=lambda owned: owned.start)]
-        if sum(len(owned) for owned, _ in ordered) != self._streams.batch_size:
-            raise ValueError(f"streams {[owned for owned, _ in ordered]} are not {self._streams.batch_size}")
+        if sum(len(owned) for owned, _ in ordered) != self._blocks.batch_size:
+            raise ValueError(f"streams {[owned for owned, _ in ordered]} are not {self._blocks.batch_size}")
         memories = join([_part(state, "memory.") for _, state in ordered])
         own = {name: tensor[rows.start : rows.stop] for name, tensor in memories.items()}
         self.memories = unpack(own, self._options.accumulate, self._processes.device) if own else None
@@ -250,13 +267,21 @@ class Trainer:
         for span in self._spans():
             span.ratio.clamp_(0, 1)
 
-    def _read(self, block: TokenBlock, memory: CarriedMemory | None) -> tuple[Tensor, CarriedMemory]:
-        """The loss of a block in nats per token, and the memory after it."""
+    def _share(self, group: TokenBlock, groups: int) -> float:
+        """What makes the mean over a group's targets its share in the mean over those of all groups and processes."""
+        if group.counted is None:
+            return 1.0
+        own = int((group.targets != IGNORE).sum())
+        return own * groups * self._processes.count / max(1, group.counted)
+
+    def _read(self, block: TokenBlock, memory: CarriedMemory | None) -> tuple[Tensor, CarriedMemory, dict[str, Tensor]]:
+        """The loss of a block, the memory after it, and what the objective measures."""
         device = self._processes.device
         reset = {} if block.reset is None else {"reset": block.reset.to(device)}
         with self.autocast():
             logits, memory = self._forward(block.inputs.to(device), memory, return_memory=True, **reset)
-        return F.cross_entropy(logits.flatten(0, 1).float(), block.targets.to(device).flatten()), memory
+        targets = block.targets.to(device)
+        return self._objective.loss(logits, targets), memory, self._objective.measure(logits, targets)
 
 
 def _freeze_unused(model: LanguageModel) -> None:

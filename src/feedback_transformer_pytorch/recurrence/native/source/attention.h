@@ -1,4 +1,4 @@
-// Attention of a segment's queries to its window and, if it has several tokens, to its own keys.
+// Attention of a segment's queries to its window and, if it has several tokens, to its local keys.
 
 #pragma once
 
@@ -39,7 +39,7 @@ template <class Real> Real exponentiate(Real* scores, Index count, Real top) {
 
 // Attention of all queries of a pair. `weights` (n + local,) is a workspace.
 template <class Stored, class Real, int Vectors>
-void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer, Index pair, Real* weights) {
+void attend(const Model<Real>& model, const SegmentData<Real>& segment, Index layer, Index pair, Real* weights) {
     const Index width = model.width, slots = model.slots, local = segment.local, columns = slots + local;
     const Index masked = segment.masked_slots, seen = slots - masked, all = seen + local;
     const Stored* keys = static_cast<const Stored*>(segment.keys) + pair * model.pair_stride + masked * width;
@@ -87,7 +87,7 @@ void attend(const Model<Real>& model, const Segment<Real>& segment, Index layer,
 template <class Stored, class Real, int Vectors>
 void attend_backward(const Team& team, const Model<Real>& model, const Backward<Real>& step, Index layer, Index pair,
                      Real* weights) {
-    const Segment<Real>& segment = step.segment;
+    const SegmentData<Real>& segment = step.segment;
     const Index width = model.width, slots = model.slots, local = segment.local, columns = slots + local;
     const Index masked = segment.masked_slots, seen = slots - masked, all = seen + local;
     const Index queries = model.heads_per_group * segment.length;

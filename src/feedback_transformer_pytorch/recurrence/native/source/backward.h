@@ -16,7 +16,7 @@ namespace {
 // Walks a segment through all layers in reverse, and writes the gradients of its states.
 template <class Weight, class Real>
 void backward(const Team& team, const Model<Real>& model, const Backward<Real>& step) {
-    const Segment<Real>& segment = step.segment;
+    const SegmentData<Real>& segment = step.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
     Real* weights = segment.weights + team.thread * (model.slots + segment.local);
     const auto [first_row, last_row] = team.share(rows);

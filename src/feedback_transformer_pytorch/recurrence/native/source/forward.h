@@ -17,7 +17,7 @@ namespace {
 // Walks a segment through all layers, and stores its keys and values in the memory.
 template <class Weight, class Real>
 void forward(const Team& team, const Model<Real>& model, const Forward<Real>& step) {
-    const Segment<Real>& segment = step.segment;
+    const SegmentData<Real>& segment = step.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
     Real* weights = segment.weights + team.thread * (model.slots + segment.local);
     for (Index layer = 0; layer < model.layers; ++layer) {

@@ -11,7 +11,7 @@ namespace {
 
 // Writes the norm of x (R, D) to `out`.
 template <class Real>
-void norm(const Team& team, const Norm<Real>& norm, const Real* x, Index rows, Index dim, Real* out) {
+void norm(const Team& team, const NormWeights<Real>& norm, const Real* x, Index rows, Index dim, Real* out) {
     const auto [begin, end] = team.share(rows);
     for (Index row = begin; row < end; ++row) {
         const Real* from = x + row * dim;
@@ -30,7 +30,7 @@ void norm(const Team& team, const Norm<Real>& norm, const Real* x, Index rows, I
 
 // Writes the gradient of a row x (D,), given that of the normed row. `out` may be `grad`.
 template <class Real>
-void norm_backward(const Norm<Real>& norm, const Real* grad, const Real* x, Real mean, Real rstd, Index dim,
+void norm_backward(const NormWeights<Real>& norm, const Real* grad, const Real* x, Real mean, Real rstd, Index dim,
                    Real* out) {
     Real total = 0, along = 0;
 #pragma omp simd reduction(+ : total, along)

@@ -195,7 +195,7 @@ template <> struct Operand<Bf16Pair, float> {
 // Multiplies x (R, in) by `Count` weights of the same shape. Calls `finish(row, column, count, results)` for each row
 // of each panel: results[i] points at the `count` outputs of weight i from `column` on, bias included.
 template <class Weight, class Real, int Count, class Finish>
-void product(const Team& team, const Real* x, Index rows, const std::array<Linear<Real>, Count>& linears,
+void product(const Team& team, const Real* x, Index rows, const std::array<PackedLinear<Real>, Count>& linears,
              Finish finish) {
     const Operand<Weight, Real> operand(x, rows, linears[0].inputs);
     const Index depth = operand.depth, width = linears[0].outputs, panels = (width + kPanel<Real> - 1) / kPanel<Real>;
@@ -222,7 +222,7 @@ void product(const Team& team, const Real* x, Index rows, const std::array<Linea
 
 // Multiplies x (R, in) by a weight and writes the result to `out` (R, out).
 template <class Weight, class Real>
-void product_to(const Team& team, const Real* x, Index rows, const Linear<Real>& linear, Real* out) {
+void product_to(const Team& team, const Real* x, Index rows, const PackedLinear<Real>& linear, Real* out) {
     product<Weight, Real, 1>(team, x, rows, {linear}, [&](Index row, Index column, Index count, auto& results) {
         std::copy_n(results[0], count, out + row * linear.outputs + column);
     });

@@ -20,13 +20,13 @@ template <class Real> struct Layers {
 // A weight (out, in) packed in panels (ceil(out / panel), in, panel), or in panels of pairs (ceil(out / panel),
 // ceil(in / 2), panel), and its bias (out,) or null. A weight that comes from memory is read in several streams: with a
 // single one, a core prefetches from too few pages at a time to use the memory's bandwidth.
-template <class Real> struct Linear {
+template <class Real> struct PackedLinear {
     const void* panels;
     const Real* bias;
     Index inputs, outputs, streams;
 };
 
-template <class Real> struct Norm {
+template <class Real> struct NormWeights {
     const Real* weight;
     const Real* bias;
     double eps;
@@ -35,20 +35,20 @@ template <class Real> struct Norm {
 // The weights of a layer. In the forward pass `value` and `gate` are the halves of the feed-forward's first Linear. In
 // the backward pass all weights are transposed, `value` is the whole Linear, and `gate` is unused.
 template <class Real> struct LayerWeights {
-    Norm<Real> norm_attention, norm_feedforward;
-    Linear<Real> to_q, to_out, value, gate, from_hidden;
+    NormWeights<Real> norm_attention, norm_feedforward;
+    PackedLinear<Real> to_q, to_out, value, gate, from_hidden;
 };
 
 template <class Real> struct Model {
     Index threads, layers, batch, groups, heads_per_group, width, dim, hidden;  // G, H/G, E, D, F
     Index slots, pair_stride;          // n; in a buffer of keys or values, from a batch row and group to the next
     const LayerWeights<Real>* blocks;  // (L,)
-    Linear<Real> to_kv;
-    const Real* mix;                    // (L+1,), or null to store the top state
-    const Norm<Real>* memory_norm;      // or null
-    const Real *position, *position_t;  // the table of "relative", (buckets, E) and (E, buckets); or null
-    const Index* bucket_starts;         // (buckets + 1,), the first distance of each; the last is beyond any distance
-    const int32_t* bucket_of;           // the buckets of distances `farthest`, `farthest` - 1, ...; 0 for negative ones
+    PackedLinear<Real> to_kv;
+    const Real* mix;                       // (L+1,), or null to store the top state
+    const NormWeights<Real>* memory_norm;  // or null
+    const Real *position, *position_t;     // the table of "relative", (buckets, E) and (E, buckets); or null
+    const Index* bucket_starts;            // (buckets + 1,), the first distance of each; the last is infinite
+    const int32_t* bucket_of;              // the buckets of distances `farthest`, `farthest` - 1, ...; 0 below zero
     Index farthest;
 
     Index inner() const { return groups * heads_per_group * width; }  // H*E
@@ -57,7 +57,7 @@ template <class Real> struct Model {
 };
 
 // What both directions need to know of a segment. It has R = batch * length rows.
-template <class Real> struct Segment {
+template <class Real> struct SegmentData {
     Index length, local, masked_slots;  // local: how many keys the segment itself has, 0 or its length
     const void *keys, *values;          // its window, (BG, n, E), of type Stored<Weight>
     const Real* bias;                   // (BG, Q, n + local), or null for none
@@ -68,7 +68,7 @@ template <class Real> struct Segment {
 };
 
 template <class Real> struct Forward {
-    Segment<Real> segment;
+    SegmentData<Real> segment;
     Layers<Real> states, middle, hidden;
     Layers<const Real> hidden_mask;
     void *new_keys, *new_values;  // (BG, S, E), the segment's slots, written
@@ -76,7 +76,7 @@ template <class Real> struct Forward {
 };
 
 template <class Real> struct Backward {
-    Segment<Real> segment;
+    SegmentData<Real> segment;
     const Real* grad_top;                               // (R, D)
     Layers<Real> grad_states, grad_middle;              // (L+1, R, D), (L, R, D), written
     Layers<const Real> states, middle;                  // the inputs of the norms, (R, D)

@@ -1,0 +1,106 @@
+"""The plots of the tables, as SVG files that are the same whenever the results are."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from figures import Result, accuracy_at
+
+LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
+DASHES = ("-", "--", ":", "-.")
+
+Groups = Sequence[tuple[str, Sequence[Result]]]  # a title and its rows
+
+
+def positions(groups: Groups) -> bytes:
+    """Accuracy against position, a panel for each group: the median of the seeds, and their range."""
+    figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
+    for axes, (title, results) in zip(_panels(figure, len(groups)), groups, strict=True):
+        for result, style in zip(results, _styles(results), strict=True):
+            tests = [run["test"]["512"]["by_position"] for run in result.runs]
+            points = [
+                (t, found)
+                for t in LENGTHS
+                if (found := [x for x in (accuracy_at(p, t) for p in tests) if x is not None])
+            ]
+            places = [t for t, _ in points]
+            colour, marker, dash = style
+            axes.plot(
+                places,
+                [median(f) for _, f in points],
+                dash,
+                color=colour,
+                marker=marker,
+                markersize=3,
+                label=result.row.label,
+            )
+            axes.fill_between(
+                places, [min(f) for _, f in points], [max(f) for _, f in points], color=colour, alpha=0.12, linewidth=0
+            )
+        axes.axvline(results[0].row.options["block_len"], color="0.5", linewidth=0.8, linestyle=":")
+        axes.set_xscale("log", base=2)
+        axes.set(title=title, xlabel="position (dotted: longest in training)", ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("accuracy")
+    figure.axes[-1].legend(fontsize="x-small", loc="lower left")
+    return _svg(figure)
+
+
+def curves(groups: Groups) -> bytes:
+    """The metric against updates and against the time of one core, a row of panels for each group."""
+    figure = Figure(figsize=(9, 3.2 * len(groups)), layout="constrained")
+    grid = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
+    for (left, right), (title, results) in zip(grid, groups, strict=True):
+        for axes, column, name in ((left, 0, "update"), (right, 1, "seconds of one core")):
+            for result, (colour, marker, dash) in zip(results, _styles(results), strict=True):
+                for number, run in enumerate(result.runs):
+                    points = run["curve"]
+                    axes.plot(
+                        [p[column] for p in points],
+                        [p[2] for p in points],
+                        dash,
+                        color=colour,
+                        marker=marker,
+                        markersize=2,
+                        linewidth=1,
+                        label=None if number else result.row.label,
+                    )
+            axes.set(title=title, xlabel=name)
+            axes.grid(alpha=0.3)
+        right.legend(fontsize="x-small")
+    return _svg(figure)
+
+
+DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "curves": curves}
+
+
+def _panels(figure: Figure, count: int) -> Iterable[Axes]:
+    return figure.subplots(1, count, squeeze=False, sharey=True)[0]
+
+
+def _styles(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """Colour and marker of the architecture; a dash for each row that it has."""
+    seen: dict[str, int] = {}
+    found = []
+    for result in results:
+        name = next((name for name in STYLES if result.row.label.startswith(name)), "Feedback")
+        colour, marker = STYLES[name]
+        found.append((colour, marker, DASHES[seen.get(name, 0) % len(DASHES)]))
+        seen[name] = seen.get(name, 0) + 1
+    return found
+
+
+def _svg(figure: Figure) -> bytes:
+    FigureCanvasSVG(figure)
+    picture = io.BytesIO()
+    with rc_context({"svg.hashsalt": "feedback", "svg.fonttype": "none"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    return picture.getvalue()

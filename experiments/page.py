@@ -1,0 +1,97 @@
+"""Makes README.md and the plots from the results.
+
+python experiments/page.py            writes them
+python experiments/page.py --check    fails if they are not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drawing import DRAWINGS
+from figures import Result, cell
+from rows import Row, rows, settings, tables
+
+HERE = Path(__file__).parent
+HEAD = """# Experiments
+
+What feedback memory brings, and what it costs. `make experiments` runs every row that has no result yet; it may be
+stopped at any time and started again. `python experiments/run.py TABLE` or `TABLE/ROW` runs a part. Each row is a YAML
+file. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
+
+Every contestant has its own best learning rate of the three in its table: the one with the lowest validation loss on
+the first seed. A cell gives the median of the seeds, with the lowest and the highest in brackets. Times are seconds of
+one core. Accuracy at a length T is that at positions from 3T/4 to T.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+    check = parser.parse_args(argv).check
+    stale = [(path, content) for path, content in made().items() if not path.exists() or path.read_bytes() != content]
+    if check and stale:
+        names = ", ".join(str(path.relative_to(HERE)) for path, _ in stale)
+        sys.exit(f"not up to date: {names}; run `python experiments/page.py`")
+    for path, content in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def made() -> dict[Path, bytes]:
+    """The content of every file that this program writes."""
+    sections, files = [HEAD], {}
+    for table in tables():
+        shared, of_table = settings(table), rows(table)
+        groups = grouped(shared, [result for row in of_table if (result := read(row)) is not None])
+        if not groups:
+            continue
+        section = [f"## {shared['title']}", shared["text"].strip(), f"Budget: {shared['budget']}."]
+        if "plot" in shared:
+            files[HERE / "plots" / f"{table}.svg"] = DRAWINGS[shared["plot"]](groups)
+            section.append(f"![{shared['title']}](plots/{table}.svg)")
+        section += [part for title, results in groups for part in written(title, results, shared["columns"])]
+        missing = [row.name for row in of_table if not row.result.exists()]
+        if missing:
+            section.append(f"Not run yet: {', '.join(missing)}.")
+        machines = dict.fromkeys(result.machine for _, results in groups for result in results)
+        section.append(f"Measured on {'; '.join(machines)}.")
+        sections.append("\n\n".join(section) + "\n")
+    return {HERE / "README.md": "\n".join(sections).encode(), **files}
+
+
+def read(row: Row) -> Result | None:
+    """What a row's runs found; None if it has not been run."""
+    return Result(row, json.loads(row.result.read_text(encoding="utf-8"))) if row.result.exists() else None
+
+
+def grouped(shared: dict[str, Any], results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """The results of each group, under its title, in the order of the table's file."""
+    titles = {name: group["title"] for name, group in shared.get("groups", {"": {"title": ""}}).items()}
+    found = [(title, [result for result in results if result.row.group == name]) for name, title in titles.items()]
+    return [(title, of_group) for title, of_group in found if of_group]
+
+
+def written(title: str, results: Sequence[Result], columns: Sequence[dict[str, Any]]) -> list[str]:
+    """A group's heading and table."""
+    head = ["model", *(column["name"] for column in columns), "learning rate", "seeds"]
+    lines = [
+        [
+            result.row.label,
+            *(cell(column, result, results) for column in columns),
+            f"{result.found['lr']:g}",
+            str(len(result.runs)),
+        ]
+        for result in results
+    ]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+    return [f"### {title}", table] if title else [table]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Runs the experiments that have no results yet. It may be stopped at any time and run again: every run resumes.
+
+    python experiments/run.py                                    all tables
+    python experiments/run.py state-tracking                     one table
+    python experiments/run.py state-tracking/s3-feedback-2       one row
+
+The learning rate of a row is chosen on its first seed, by the validation loss at the end of training. Then the other
+seeds are trained with it. Rows run side by side, each on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feedback_transformer_pytorch.training.loop import train
+from feedback_transformer_pytorch.training.saving.run import Run
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "benchmarks"))
+
+from environment import describe  # noqa: E402
+from rows import Row, rows, tables  # noqa: E402
+from testing import measure  # noqa: E402
+
+RUNS = HERE / "runs"
+CURVE = 60  # points of a curve that are kept
+
+
+class Stopped(Exception):  # noqa: N818 (the user's request, not an error)
+    """A signal ended a run."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="TABLE or TABLE/ROW")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows to run side by side")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where to keep the RUN directories")
+    options = parser.parse_args(argv)
+    todo = [row for row in chosen(options.names) if not row.result.exists()]
+    print(f"{len(todo)} rows to run", flush=True)
+    if options.jobs == 1:
+        for row in todo:
+            run_row(row, options.runs)
+        return
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
+        pool.starmap(run_row, [(row, options.runs) for row in todo], chunksize=1)
+
+
+def chosen(names: Sequence[str]) -> list[Row]:
+    """The rows that the names stand for; all without names."""
+    found = []
+    for name in names or tables():
+        table, _, row_name = name.partition("/")
+        matching = [row for row in rows(table) if row_name in ("", row.name)] if table in tables() else []
+        if not matching:
+            raise SystemExit(f"there is no {name!r}; the tables are {', '.join(tables())}")
+        found += matching
+    return found
+
+
+def run_row(row: Row, runs: Path) -> None:
+    """Trains and tests all runs of a row, and writes its results."""
+    torch.set_num_threads(1)
+    first = row.seeds[0]
+    trained = {lr: run_once(row, lr, first, runs) for lr in row.lr}
+    losses = {lr: found["validation_loss"] for lr, found in trained.items()}
+    best = min(losses, key=lambda lr: losses[lr])
+    found = [trained[best], *(run_once(row, best, seed, runs) for seed in row.seeds[1:])]
+    result = {
+        "label": row.label,
+        "group": row.group,
+        "options": row.options,
+        "lr": best,
+        "losses_by_lr": {f"{lr:g}": loss for lr, loss in losses.items()},
+        "runs": found,
+        "environment": describe("cpu"),
+    }
+    row.result.parent.mkdir(parents=True, exist_ok=True)
+    row.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"{row.table}/{row.name}: done with lr {best:g}", flush=True)
+
+
+def run_once(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
+    """One run: trained, resumed or only read."""
+    options = row.run_options(lr, seed, runs)
+    out = Path(options.out)
+    finished = out / "result.json"
+    if finished.exists():
+        found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return found
+    runs.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f"{out.name}.log").open("a") as log, contextlib.redirect_stdout(log):
+        if train(options).stopped_by is not None:
+            raise Stopped
+    run = Run.open(out)
+    records = run.metrics()
+    validations = [record for record in records if record["kind"] == "validation"]
+    intervals = [record for record in records if record["kind"] == "train"]
+    last = validations[-1]
+    result = {
+        "seed": seed,
+        "lr": lr,
+        "parameters": sum(tensor.numel() for tensor in run.load_model(run.tokens().num_tokens).state_dict().values()),
+        "updates": last["update"],
+        "tokens": last["tokens"],
+        "seconds": round(last["seconds"], 2),
+        "validation_loss": last.get("loss", last[run.metric.name]),
+        "curve": curve(validations, run.metric.name),
+        "training": thinned(curve(intervals, run.metric.name)),
+        "block_len": intervals[-1]["block_len"],
+        "test": measure(options.out, row.test),
+    }
+    finished.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    return result
+
+
+def curve(records: Sequence[dict[str, Any]], figure: str) -> list[list[float]]:
+    """[update, seconds of training, figure] of each record."""
+    return [[r["update"], round(r["seconds"], 2), round(r[figure], 5)] for r in records if figure in r]
+
+
+def thinned(points: list[list[float]]) -> list[list[float]]:
+    """At most CURVE of the points, evenly, with the last one."""
+    step = -(-len(points) // CURVE)
+    return points[::-1][:: max(1, step)][::-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run learns from: text, or labelled sequences and streams."""

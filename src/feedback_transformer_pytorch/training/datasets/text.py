@@ -1,0 +1,84 @@
+"""Text to model: read, tokenized, and split into streams."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ...data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
+from ...errors import InputError
+from ..evaluation.validation import TextValidation
+from ..objective import NextToken
+from ..options import TrainOptions
+from ..processes import Processes
+from ..reporting.progress import TrainingProgress
+from ..saving.run import Run
+from ..saving.saver import Fingerprints
+
+
+class TextDataset:
+    """Next tokens of text. See `Dataset`.
+
+    Args:
+        run: the run that resumes, whose tokenizer is used; None for a new one.
+
+    Raises:
+        InputError: the text or the tokenizer cannot be used.
+    """
+
+    curriculum = None
+
+    def __init__(
+        self, options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes
+    ) -> None:
+        self.tokens = _tokenizer(options, run)
+        corpus = _corpus(options, self.tokens, progress, processes)
+        self.blocks = Streams(
+            corpus.train.tokens,
+            batch_size=options.batch_size,
+            stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
+            rows=processes.rows(options.batch_size, options.accumulate),
+            documents=corpus.train.starts if options.reset_documents else None,
+        )
+        self.objective = NextToken(len(corpus.train.tokens) / corpus.train.num_bytes / math.log(2))
+        self.validation = TextValidation(options, corpus, self.tokens)
+        self.fingerprints = Fingerprints(corpus.fingerprint, self.tokens.fingerprint)
+        self.summary = (
+            f"{corpus.name}: {corpus.train.num_bytes:,} bytes to train on, {self.validation.num_bytes:,} held out"
+        )
+
+
+def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
+    """The tokenizer of the run that resumes, or else that of `--tokenizer`."""
+    if run is None:
+        return load_tokenizer(options.tokenizer)
+    tokenizer = run.tokenizer()
+    if options.tokenizer != run.options.tokenizer and (
+        load_tokenizer(options.tokenizer).fingerprint != tokenizer.fingerprint
+    ):
+        raise InputError(
+            f"--tokenizer is {options.tokenizer}, which is not the tokenizer of the run in {run.path}; "
+            "leave it out, or choose another --out"
+        )
+    return tokenizer
+
+
+def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgress, processes: Processes) -> Corpus:
+    """The text. The main process reads it first; the other processes find its tokens in the cache."""
+    found: list[Corpus] = []
+
+    def read() -> None:
+        with progress.reading() as on_progress:
+            corpus = read_corpus(
+                options.files,
+                options.heldout,
+                tokenizer,
+                text_field=options.text_field,
+                cache=default_cache() if options.cache is None else Path(options.cache),
+                on_progress=on_progress,
+            )
+        found.append(corpus)
+
+    processes.main_rank_first(read)
+    processes.on_all_ranks(lambda: None if found else read())
+    return found[0]

@@ -1,0 +1,246 @@
+"""The command `eval`: bits per byte of a text, or the accuracy of labels, under a trained model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..data import Text, Tokenizer, default_cache, read_lines, tokenize
+from ..errors import InputError, MissingExtraError
+from ..files import write_atomically
+from ..tasks import Labelled, SequenceTask, StreamTask, find_task
+from .datasets.labelled import TEST_SEED, joined, sequences_of
+from .evaluation.label_counts import LabelCounts, count_sequences, count_stream
+from .evaluation.text_bits import TextBits, text_bits
+from .evaluation.validation import ROWS
+from .evaluation.xz import xz_bits_per_byte
+from .models.architectures import LanguageModel, default_device
+from .options import EvalOptions
+from .reporting.plots import accuracy_png
+from .saving.run import Run
+
+try:
+    from rich.console import Console
+    from rich.progress import Progress
+except ImportError as error:
+    raise MissingExtraError("rich", "train") from error
+
+Report = Callable[[int, int | None], None]  # what is done, and of how much
+
+
+class Evaluation(Protocol):
+    """The figures of a model. `str` gives them as a line."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+
+
+@dataclass(frozen=True)
+class TextEvaluation:
+    """Bits per byte of the model and of `xz -9` on a text of `num_bytes` bytes, read in `rows` parts."""
+
+    bits_per_byte: float
+    xz: float
+    num_bytes: int
+    rows: int
+
+    def __str__(self) -> str:
+        parts = f", in {self.rows} parts" if self.rows > 1 else ""
+        return f"{self.bits_per_byte:.4f} bits/byte over {self.num_bytes:,} bytes{parts} (xz -9: {self.xz:.4f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {"bits_per_byte": self.bits_per_byte, "xz": self.xz, "bytes": self.num_bytes, "rows": self.rows}
+
+
+@dataclass(frozen=True)
+class LabelEvaluation:
+    """How many labels of `data` the model predicts."""
+
+    counts: LabelCounts
+    data: str
+
+    def __str__(self) -> str:
+        counts = self.counts
+        last = "" if counts.accuracy_last is None else f", {counts.accuracy_last:.2%} at the last label"
+        return (
+            f"{counts.accuracy:.2%} of {int(counts.labels.sum()):,} labels right{last}, "
+            f"loss {counts.loss:.4f} nats ({self.data})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {
+            "data": self.data,
+            "labels": int(self.counts.labels.sum()),
+            "accuracy": self.counts.accuracy,
+            "accuracy_last": self.counts.accuracy_last,
+            "loss": self.counts.loss,
+            "by_position": self.counts.by_position,
+        }
+
+
+def evaluate_run(options: EvalOptions) -> Evaluation:
+    """Measures a model in the way that it was trained: on text or on labels. Writes the files that the options name.
+
+    Raises:
+        InputError: the RUN, the data or an option cannot be used, or a file cannot be written.
+    """
+    run = Run.open(options.run)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=None)
+
+        def report(done: int, total: int | None) -> None:
+            progress.update(task, completed=done, total=total)
+
+        found = _of_labels(run, options, report) if run.options.is_labelled else _of_text(run, options, report)
+    if options.json is not None:
+        write_atomically(Path(options.json), (json.dumps(found.to_dict(), indent=1) + "\n").encode())
+    return found
+
+
+def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
+    for name, given in (("--task", options.task), ("--length", options.length), ("--plot", options.plot)):
+        if given is not None:
+            raise InputError(f"{name} is {given!r}, but {run.path} was trained on text; give a run with labels")
+    if not options.files:
+        raise InputError(f"{run.path} was trained on text; give files to measure it on")
+    tokenizer = run.tokenizer()
+    model = _load(run, tokenizer.num_tokens, options)
+    text = tokenize(
+        options.files,
+        tokenizer,
+        text_field=run.options.text_field,
+        cache=default_cache() if run.options.cache is None else Path(run.options.cache),
+        on_progress=report,
+    )
+    rows = _rows(run, options, len(text.tokens))
+    found = _bits_of(run, model, tokenizer, text, rows, _added(report, len(text.tokens)))
+    xz = xz_bits_per_byte(tokenizer.decode_bytes(text.tokens))
+    return TextEvaluation(found.per_byte, xz, text.num_bytes, rows)
+
+
+def _bits_of(
+    run: Run, model: LanguageModel, tokenizer: Tokenizer, text: Text, rows: int, after_block: Callable[[int], None]
+) -> TextBits:
+    """The bits of a text in `rows` parts. The start of the text is read after a line break, from which the first part
+    then takes the tokens before it."""
+    start = tokenizer.encode("\n")
+    tokens = np.concatenate([start, text.tokens])
+    resets = None
+    if run.options.reset_documents:
+        resets = np.zeros(len(tokens), np.bool_)
+        resets[len(start) + text.starts] = True
+    lead = len(start) + _lead(run, rows, len(text.tokens))
+    pieces = [(slice(0, lead), len(start), 1), (slice(0, None), lead, rows)] if rows > 1 else [(slice(None), lead, 1)]
+    found = [
+        text_bits(
+            model,
+            tokens[part],
+            tokenizer,
+            block_len=run.options.block_len,
+            lead=first,
+            rows=count,
+            resets=None if resets is None else resets[part],
+            after_block=after_block,
+        )
+        for part, first, count in pieces
+    ]
+    return TextBits(sum(piece.bits for piece in found), sum(piece.num_bytes for piece in found))
+
+
+def _of_labels(run: Run, options: EvalOptions, report: Report) -> LabelEvaluation:
+    vocabulary = run.vocabulary()
+    task = _task(run, options)
+    if task is not None and task.words != vocabulary.words:
+        raise InputError(f"--task is {task.name!r}, whose words are not those that {run.path} was trained with")
+    data: Labelled | list[Labelled]
+    if isinstance(task, SequenceTask):
+        length = options.length or run.options.block_len
+        data = sequences_of(task, options.sequences, length, TEST_SEED)
+        name = f"{options.sequences:,} sequences of task {task.name}, length {length}"
+    elif task is not None:
+        if options.length is not None:
+            raise InputError(f"--length is {options.length}, but task {task.name!r} is one stream; leave it out")
+        data, name = task.stream("test"), f"the test stream of task {task.name}"
+    else:
+        lines = [line.encode(vocabulary) for line in read_lines(options.files)]
+        as_stream = run.options.labelled == "stream" or _is_stream(run)
+        data, name = joined(lines) if as_stream else lines, " ".join(options.files)
+    model = _load(run, vocabulary.num_tokens, options)
+    if isinstance(data, Labelled):
+        counts = _count_stream(run, model, data, options, report)
+    else:
+        positions = sum(len(sequence.tokens) for sequence in data)
+        counts = count_sequences(model, data, _added(report, positions))
+    found = LabelEvaluation(counts, name)
+    if options.plot is not None:
+        if counts.by_position is None:
+            raise InputError(f"--plot is {options.plot}, but a stream has no positions to plot; leave it out")
+        write_atomically(Path(options.plot), accuracy_png(counts.by_position, title=f"{run.path.name}: {name}"))
+    return found
+
+
+def _count_stream(
+    run: Run, model: LanguageModel, stream: Labelled, options: EvalOptions, report: Report
+) -> LabelCounts:
+    rows = _rows(run, options, len(stream.tokens))
+    block_len, lead = run.options.block_len, _lead(run, rows, len(stream.tokens))
+    after_block = _added(report, len(stream.tokens))
+    rest = count_stream(model, stream, block_len=block_len, lead=lead, rows=rows, after_block=after_block)
+    if lead == 0:
+        return rest
+    start = Labelled(*(values[:lead] for values in stream))
+    return rest + count_stream(model, start, block_len=block_len, after_block=after_block)
+
+
+def _task(run: Run, options: EvalOptions) -> SequenceTask | StreamTask | None:
+    """The task to measure, if no files are given."""
+    if options.files:
+        if options.length is not None:
+            raise InputError(f"--length is {options.length}, but files are given; leave it out")
+        return None
+    name = options.task or run.options.task
+    if name is None:
+        raise InputError(f"{run.path} was trained on files; give files to measure it on, or a --task")
+    return find_task(name)
+
+
+def _is_stream(run: Run) -> bool:
+    return run.options.task is not None and isinstance(find_task(run.options.task), StreamTask)
+
+
+def _load(run: Run, num_tokens: int, options: EvalOptions) -> LanguageModel:
+    return run.load_model(num_tokens, options.mem_len).to(default_device())
+
+
+def _rows(run: Run, options: EvalOptions, count: int) -> int:
+    """As many parts as asked for; else as many as have the length of some blocks, at most ROWS."""
+    if options.rows is None:
+        return max(1, min(ROWS, count // (4 * run.options.block_len)))
+    if options.rows > count:
+        raise InputError(f"--rows is {options.rows}; the data has {count} tokens: give at most so many")
+    return options.rows
+
+
+def _lead(run: Run, rows: int, count: int) -> int:
+    """How many tokens before a part are read first: none before the only one."""
+    return 0 if rows == 1 else min(count // 2, 2 * run.options.mem_len)
+
+
+def _added(report: Report, total: int) -> Callable[[int], None]:
+    """Reports the sum of what it is called with."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        report(done, total)
+
+    return add

@@ -1,0 +1,46 @@
+"""Sequences that grow as the model masters them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+RATE = 0.1  # weight of the newest update in the running accuracy
+
+
+class Mastery:
+    """A curriculum: the sequences grow whenever the running accuracy of their last labels reaches a threshold.
+
+    Attributes:
+        length: T, the length of the sequences of the next update.
+
+    Args:
+        first, longest: the length at the start, and where it ends.
+        threshold: the accuracy from which on sequences grow.
+        growth: the factor by which they do; they grow by at least `multiple_of`.
+        multiple_of: every length is a multiple of it.
+    """
+
+    def __init__(self, *, first: int, longest: int, threshold: float, growth: float, multiple_of: int = 1) -> None:
+        self.length = first
+        self._longest, self._threshold = longest, threshold
+        self._growth, self._multiple_of = growth, multiple_of
+        self._accuracy = 0.0
+
+    def observe(self, accuracy: float) -> None:
+        """Takes the accuracy of the last labels at an update."""
+        self._accuracy += RATE * (accuracy - self._accuracy)
+        if self._accuracy >= self._threshold:
+            steps = max(
+                self.length // self._multiple_of + 1, math.floor(self.length * self._growth / self._multiple_of)
+            )
+            self.length = min(self._longest, steps * self._multiple_of)
+
+    def state(self) -> dict[str, Any]:
+        """The state as plain values, for `restore`."""
+        return {"length": self.length, "accuracy": self._accuracy}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from the state of another curriculum."""
+        self.length, self._accuracy = int(state["length"]), float(state["accuracy"])

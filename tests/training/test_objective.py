@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from feedback_transformer_pytorch.tasks import IGNORE
+from feedback_transformer_pytorch.training.objective import ACCURACY, BITS_PER_BYTE, Labels, NextToken
+
+TARGETS = torch.tensor([[1, IGNORE, 0], [IGNORE, 2, IGNORE], [IGNORE, IGNORE, IGNORE]])
+
+
+def logits() -> torch.Tensor:
+    """Right at the first and wrong at the last label of row 0, right at the label of row 1."""
+    guesses = torch.tensor([[1, 0, 2], [0, 2, 0], [0, 0, 0]])
+    return 3.0 * F.one_hot(guesses, 3).float()
+
+
+def test_text_is_measured_in_bits_per_byte() -> None:
+    objective = NextToken(2.0)
+    targets = torch.tensor([[1, 0, 2]])
+    assert objective.loss(logits()[:1], targets).item() == pytest.approx(
+        F.cross_entropy(logits()[0], targets[0]).item()
+    )
+    assert objective.figures(1.5, objective.measure(logits()[:1], targets)) == {"bits_per_byte": 3.0}
+
+
+def test_the_loss_of_labels_is_that_of_those_that_count() -> None:
+    right, wrong = math.log(math.exp(3) + 2) - 3, math.log(math.exp(3) + 2)
+    assert Labels().loss(logits(), TARGETS).item() == pytest.approx((2 * right + wrong) / 3)
+
+
+def test_accuracy_counts_labels_and_the_last_ones_of_rows() -> None:
+    sums = {name: value.item() for name, value in Labels().measure(logits(), TARGETS).items()}
+    assert sums == {"labels": 3, "right": 2, "rows": 2, "last_right": 1}
+    assert Labels().figures(0.0, sums) == {"accuracy": 2 / 3, "accuracy_last": 0.5}
+
+
+def test_a_block_without_labels_has_no_loss_and_no_figures() -> None:
+    objective = Labels()
+    scores = logits().requires_grad_()
+    targets = torch.full_like(TARGETS, IGNORE)
+    loss = objective.loss(scores, targets)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(scores.grad, torch.zeros_like(scores))
+    assert objective.figures(0.0, {n: v.item() for n, v in objective.measure(scores, targets).items()}) == {}
+
+
+def test_the_best_is_the_highest_accuracy_or_the_lowest_bits() -> None:
+    values = {1: 0.5, 2: 0.9, 3: math.nan, 4: 0.1}
+    assert ACCURACY.best(values) == 2
+    assert BITS_PER_BYTE.best(values) == 4
+    assert ACCURACY.best({1: math.nan}) is None
