@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from figures import Result, accuracy_at
+from figures import LONGEST, Result, accuracy_at, better_test
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
@@ -25,7 +25,7 @@ def positions(groups: Groups) -> bytes:
     figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
     for axes, (title, results) in zip(_panels(figure, len(groups)), groups, strict=True):
         for result, style in zip(results, _styles(results), strict=True):
-            tests = [run["test"]["512"]["by_position"] for run in result.runs]
+            tests = [test["by_position"] for run in result.runs if (test := better_test(run, LONGEST)) is not None]
             points = [
                 (t, found)
                 for t in LENGTHS

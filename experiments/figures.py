@@ -1,12 +1,12 @@
 """The figures of a table's cells, from the results of its rows.
 
-A column is a mapping in table.yaml: `name`, and what it shows:
-  parameters, seconds, updates or lr: of the run
-  at, with length T and test NAME: the accuracy of a test at positions from 3T/4 to T
-  reach, with test NAME: the last position up to which accuracy is REACHED at every position
-  NAME, with test NAME: a figure of a test
+A column is a mapping in table.yaml: its `name`, the `format` of its numbers, and what it shows:
+  parameters, seconds, updates, tokens, block_len or ms (milliseconds an update): of the run
   validation: the metric at the end of training
-  within, with row ROW: the metric at the last validation within the median time of ROW of the same group
+  at, with a `length` T: the accuracy at positions from 3T/4 to T, of the test named T or else of the longest one
+  reach: the last position up to which accuracy is REACHED at every position
+  any other name, with a `test`: that figure of the test
+A row with several windows has tests of the same length; the better one counts, the one that is more often right.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from typing import Any
 from rows import Row
 
 Column = Mapping[str, Any]
+Run = Mapping[str, Any]
 REACHED = 0.99
-RUN_FIGURES = {"parameters", "seconds", "updates", "lr"}
+ENOUGH = 50  # labels at a position, for `reach`
+RUN_FIGURES = {"parameters", "seconds", "updates", "tokens", "block_len"}
+LONGEST = "512"
 
 
 @dataclass(frozen=True)
@@ -42,34 +45,37 @@ class Result:
         return f"{environment['cpu']}, torch {environment['torch']}"
 
 
-def cell(column: Column, result: Result, others: Sequence[Result]) -> str:
-    """The text of a cell: a figure of each run, summed up.
-
-    Args:
-        others: the results of the same group, by which `within` finds its row.
-    """
-    return spread([value(column, run, others) for run in result.runs], column.get("format", "number"))
+def cell(column: Column, result: Result) -> str:
+    """The text of a cell: a figure of each run, summed up."""
+    return spread([value(column, run) for run in result.runs], column.get("format", "number"))
 
 
-def value(column: Column, run: Mapping[str, Any], others: Sequence[Result]) -> float | None:
-    """The figure of one run; None if it was not measured."""
+def value(column: Column, run: Run) -> float | None:
+    """The figure of one run; None if it was not measured, or if training diverged."""
     show = column["show"]
+    if "diverged" in run:
+        return None
     if show in RUN_FIGURES:
         return float(run[show])
+    if show == "ms":
+        return 1000 * run["seconds"] / run["updates"]
     if show == "validation":
         return float(run["curve"][-1][2])
-    if show == "within":
-        limit = next((median(r["seconds"] for r in o.runs) for o in others if o.row.name.endswith(column["row"])), None)
-        reached = [point[2] for point in run["curve"] if limit is not None and point[1] <= 1.02 * limit]
-        return float(reached[-1]) if reached else None
-    test = run["test"].get(column["test"])
-    if test is None:
-        return None
     if show == "at":
-        return accuracy_at(test["by_position"], column["length"])
+        test = better_test(run, str(column["length"])) or better_test(run, LONGEST)
+        return None if test is None else accuracy_at(test["by_position"], column["length"])
     if show == "reach":
-        return float(reach(test["by_position"]))
-    return float(test[show])
+        test = better_test(run, LONGEST)
+        dense = test is not None and test["labels"] >= ENOUGH * len(test["by_position"])
+        return float(reach(test["by_position"])) if test is not None and dense else None
+    test = run["test"].get(column["test"])
+    return None if test is None else float(test[show])
+
+
+def better_test(run: Run, name: str) -> dict[str, Any] | None:
+    """The test of this name, or the better one of those whose names begin with it; None if there is none."""
+    tests = [test for given, test in run["test"].items() if given.partition(",")[0] == name]
+    return max(tests, key=lambda test: test["accuracy"], default=None)
 
 
 def accuracy_at(by_position: Sequence[float | None], length: int) -> float | None:

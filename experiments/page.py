@@ -7,15 +7,14 @@ python experiments/page.py --check    fails if they are not what the results say
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from drawing import DRAWINGS
-from figures import Result, cell
-from rows import Row, rows, settings, tables
+from figures import Result, cell, value
+from rows import rows, settings, tables
 
 HERE = Path(__file__).parent
 HEAD = """# Experiments
@@ -48,26 +47,21 @@ def made() -> dict[Path, bytes]:
     sections, files = [HEAD], {}
     for table in tables():
         shared, of_table = settings(table), rows(table)
-        groups = grouped(shared, [result for row in of_table if (result := read(row)) is not None])
+        groups = grouped(shared, [Result(row, found) for row in of_table if (found := row.found()) is not None])
         if not groups:
             continue
         section = [f"## {shared['title']}", shared["text"].strip(), f"Budget: {shared['budget']}."]
         if "plot" in shared:
             files[HERE / "plots" / f"{table}.svg"] = DRAWINGS[shared["plot"]](groups)
             section.append(f"![{shared['title']}](plots/{table}.svg)")
-        section += [part for title, results in groups for part in written(title, results, shared["columns"])]
-        missing = [row.name for row in of_table if not row.result.exists()]
+        section += [part for title, results in groups for part in written(title, results, columns(shared, results))]
+        missing = [row.name for row in of_table if row.found() is None]
         if missing:
             section.append(f"Not run yet: {', '.join(missing)}.")
         machines = dict.fromkeys(result.machine for _, results in groups for result in results)
         section.append(f"Measured on {'; '.join(machines)}.")
         sections.append("\n\n".join(section) + "\n")
     return {HERE / "README.md": "\n".join(sections).encode(), **files}
-
-
-def read(row: Row) -> Result | None:
-    """What a row's runs found; None if it has not been run."""
-    return Result(row, json.loads(row.result.read_text(encoding="utf-8"))) if row.result.exists() else None
 
 
 def grouped(shared: dict[str, Any], results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
@@ -77,13 +71,20 @@ def grouped(shared: dict[str, Any], results: Sequence[Result]) -> list[tuple[str
     return [(title, of_group) for title, of_group in found if of_group]
 
 
+def columns(shared: dict[str, Any], results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The columns of a group in which some row has a figure."""
+    group = results[0].row.group
+    of_group = [column for column in shared["columns"] if group in column.get("groups", [group])]
+    return [c for c in of_group if any(value(c, run) is not None for result in results for run in result.runs)]
+
+
 def written(title: str, results: Sequence[Result], columns: Sequence[dict[str, Any]]) -> list[str]:
     """A group's heading and table."""
     head = ["model", *(column["name"] for column in columns), "learning rate", "seeds"]
     lines = [
         [
             result.row.label,
-            *(cell(column, result, results) for column in columns),
+            *(cell(column, result) for column in columns),
             f"{result.found['lr']:g}",
             str(len(result.runs)),
         ]

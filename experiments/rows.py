@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ class Row:
         """The file of its results."""
         return RESULTS / self.table / f"{self.name}.json"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its results depend on."""
+        return {"options": self.options, "seeds": self.seeds, "lr": self.lr, "test": self.test}
+
+    def found(self) -> dict[str, Any] | None:
+        """Its results; None if it has not been run with these settings."""
+        if not self.result.exists():
+            return None
+        found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        return found if found["settings"] == self.settings else None
+
     def run_options(self, lr: float, seed: int, runs: Path) -> TrainOptions:
         """The options of one run."""
         out = runs / self.table / self.name / f"lr-{lr:g}-seed-{seed}"
@@ -52,8 +65,8 @@ class Row:
 
 
 def tables() -> list[str]:
-    """The tables, by the names of their folders."""
-    return sorted(path.parent.name for path in HERE.glob(f"*/{TABLE}"))
+    """The tables, by the names of their folders, in the order of the page."""
+    return sorted((path.parent.name for path in HERE.glob(f"*/{TABLE}")), key=lambda table: settings(table)["order"])
 
 
 def settings(table: str) -> dict[str, Any]:

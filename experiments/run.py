@@ -13,16 +13,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.loop import train
+from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run
 
 HERE = Path(__file__).parent
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows to run side by side")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where to keep the RUN directories")
     options = parser.parse_args(argv)
-    todo = [row for row in chosen(options.names) if not row.result.exists()]
+    todo = [row for row in chosen(options.names) if row.found() is None]
     print(f"{len(todo)} rows to run", flush=True)
     if options.jobs == 1:
         for row in todo:
@@ -74,12 +78,12 @@ def run_row(row: Row, runs: Path) -> None:
     first = row.seeds[0]
     trained = {lr: run_once(row, lr, first, runs) for lr in row.lr}
     losses = {lr: found["validation_loss"] for lr, found in trained.items()}
-    best = min(losses, key=lambda lr: losses[lr])
+    best = min(losses, key=lambda lr: math.inf if losses[lr] is None else losses[lr])
     found = [trained[best], *(run_once(row, best, seed, runs) for seed in row.seeds[1:])]
     result = {
         "label": row.label,
         "group": row.group,
-        "options": row.options,
+        "settings": row.settings,
         "lr": best,
         "losses_by_lr": {f"{lr:g}": loss for lr, loss in losses.items()},
         "runs": found,
@@ -91,43 +95,66 @@ def run_row(row: Row, runs: Path) -> None:
 
 
 def run_once(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
-    """One run: trained, resumed or only read."""
+    """One run: trained, resumed or only read. A run that diverges has no loss."""
     options = row.run_options(lr, seed, runs)
     out = Path(options.out)
     finished = out / "result.json"
     if finished.exists():
         found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return found
-    runs.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"seed": seed, "lr": lr}
     with (out.parent / f"{out.name}.log").open("a") as log, contextlib.redirect_stdout(log):
-        if train(options).stopped_by is not None:
-            raise Stopped
-    run = Run.open(out)
-    records = run.metrics()
-    validations = [record for record in records if record["kind"] == "validation"]
-    intervals = [record for record in records if record["kind"] == "train"]
-    last = validations[-1]
-    result = {
-        "seed": seed,
-        "lr": lr,
-        "parameters": sum(tensor.numel() for tensor in run.load_model(run.tokens().num_tokens).state_dict().values()),
-        "updates": last["update"],
-        "tokens": last["tokens"],
-        "seconds": round(last["seconds"], 2),
-        "validation_loss": last.get("loss", last[run.metric.name]),
-        "curve": curve(validations, run.metric.name),
-        "training": thinned(curve(intervals, run.metric.name)),
-        "block_len": intervals[-1]["block_len"],
-        "test": measure(options.out, row.test),
-    }
+        try:
+            seconds = train_timed(options)
+            result |= figures(Run.open(out), seconds, row.test)
+        except InputError as error:
+            if "diverged" not in str(error):
+                raise
+            result |= {"validation_loss": None, "curve": [], "test": {}, "diverged": str(error)}
     finished.write_text(json.dumps(result) + "\n", encoding="utf-8")
     return result
 
 
-def curve(records: Sequence[dict[str, Any]], figure: str) -> list[list[float]]:
-    """[update, seconds of training, figure] of each record."""
-    return [[r["update"], round(r["seconds"], 2), round(r[figure], 5)] for r in records if figure in r]
+def train_timed(options: TrainOptions) -> float:
+    """Trains a run to its end; returns the seconds that one core computed for it, also before it was interrupted."""
+    out = Path(options.out)
+    path = out.parent / f"{out.name}.seconds"
+    before = float(path.read_text()) if path.exists() else 0.0
+    began = time.process_time()
+    try:
+        outcome = train(options)
+    finally:
+        path.write_text(str(before + time.process_time() - began))
+    if outcome.stopped_by is not None:
+        raise Stopped
+    return float(path.read_text())
+
+
+def figures(run: Run, seconds: float, test: dict[str, Any]) -> dict[str, Any]:
+    """What a trained run found. Times on its curves are scaled to `seconds`, those of one core."""
+    records = run.metrics()
+    validations = [record for record in records if record["kind"] == "validation"]
+    intervals = [record for record in records if record["kind"] == "train"]
+    last = validations[-1]
+    scale = seconds / last["seconds"]
+    loss = last.get("loss", last[run.metric.name])
+    return {
+        "parameters": sum(tensor.numel() for tensor in run.load_model(run.tokens().num_tokens).state_dict().values()),
+        "updates": last["update"],
+        "tokens": last["tokens"],
+        "block_len": intervals[-1]["block_len"],
+        "seconds": round(seconds, 2),
+        "validation_loss": loss if math.isfinite(loss) else None,
+        "curve": curve(validations, run.metric.name, scale),
+        "training": thinned(curve(intervals, run.metric.name, scale)),
+        "test": measure(str(run.path), test),
+    }
+
+
+def curve(records: Sequence[dict[str, Any]], metric: str, scale: float) -> list[list[float]]:
+    """[update, seconds, metric] of each record that has it."""
+    return [[r["update"], round(scale * r["seconds"], 2), round(r[metric], 5)] for r in records if metric in r]
 
 
 def thinned(points: list[list[float]]) -> list[list[float]]:

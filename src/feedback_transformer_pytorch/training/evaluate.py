@@ -17,7 +17,7 @@ from ..tasks import Labelled, SequenceTask, StreamTask, find_task
 from .datasets.labelled import TEST_SEED, joined, sequences_of
 from .evaluation.label_counts import LabelCounts, count_sequences, count_stream
 from .evaluation.text_bits import TextBits, text_bits
-from .evaluation.validation import ROWS
+from .evaluation.validation import ROWS, stream_lead
 from .evaluation.xz import xz_bits_per_byte
 from .models.architectures import LanguageModel, default_device
 from .options import EvalOptions
@@ -120,25 +120,37 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
         cache=default_cache() if run.options.cache is None else Path(run.options.cache),
         on_progress=report,
     )
-    rows = _rows(run, options, len(text.tokens))
-    found = _bits_of(run, model, tokenizer, text, rows, _added(report, len(text.tokens)))
+    lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))
+    rows = _rows(run, options, len(text.tokens), lead)
+    found = _bits_of(run, model, tokenizer, text, rows, lead, _added(report, len(text.tokens)))
     xz = xz_bits_per_byte(tokenizer.decode_bytes(text.tokens))
     return TextEvaluation(found.per_byte, xz, text.num_bytes, rows)
 
 
 def _bits_of(
-    run: Run, model: LanguageModel, tokenizer: Tokenizer, text: Text, rows: int, after_block: Callable[[int], None]
+    run: Run,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    text: Text,
+    rows: int,
+    lead: int,
+    after_block: Callable[[int], None],
 ) -> TextBits:
-    """The bits of a text in `rows` parts. The start of the text is read after a line break, from which the first part
-    then takes the tokens before it."""
+    """The bits of a text. Its first token is predicted from a line break.
+
+    With one row, the model reads from start to end. With more, it first reads the first `lead` tokens, then the rest in
+    `rows` parts, each after the `lead` tokens before it.
+    """
     start = tokenizer.encode("\n")
     tokens = np.concatenate([start, text.tokens])
     resets = None
     if run.options.reset_documents:
         resets = np.zeros(len(tokens), np.bool_)
         resets[len(start) + text.starts] = True
-    lead = len(start) + _lead(run, rows, len(text.tokens))
-    pieces = [(slice(0, lead), len(start), 1), (slice(0, None), lead, rows)] if rows > 1 else [(slice(None), lead, 1)]
+    pieces = [(slice(None), len(start), 1)]
+    if rows > 1:
+        split = len(start) + lead
+        pieces = [(slice(0, split), len(start), 1), (slice(None), split, rows)]
     found = [
         text_bits(
             model,
@@ -190,12 +202,12 @@ def _of_labels(run: Run, options: EvalOptions, report: Report) -> LabelEvaluatio
 def _count_stream(
     run: Run, model: LanguageModel, stream: Labelled, options: EvalOptions, report: Report
 ) -> LabelCounts:
-    rows = _rows(run, options, len(stream.tokens))
-    block_len, lead = run.options.block_len, _lead(run, rows, len(stream.tokens))
-    after_block = _added(report, len(stream.tokens))
+    lead = min(len(stream.tokens) // 2, stream_lead(options.mem_len or run.options.mem_len))
+    rows = _rows(run, options, len(stream.tokens), lead)
+    block_len, after_block = run.options.block_len, _added(report, len(stream.tokens))
+    if rows == 1:
+        return count_stream(model, stream, block_len=block_len, after_block=after_block)
     rest = count_stream(model, stream, block_len=block_len, lead=lead, rows=rows, after_block=after_block)
-    if lead == 0:
-        return rest
     start = Labelled(*(values[:lead] for values in stream))
     return rest + count_stream(model, start, block_len=block_len, after_block=after_block)
 
@@ -220,18 +232,16 @@ def _load(run: Run, num_tokens: int, options: EvalOptions) -> LanguageModel:
     return run.load_model(num_tokens, options.mem_len).to(default_device())
 
 
-def _rows(run: Run, options: EvalOptions, count: int) -> int:
-    """As many parts as asked for; else as many as have the length of some blocks, at most ROWS."""
+def _rows(run: Run, options: EvalOptions, count: int, lead: int) -> int:
+    """As many parts as asked for; else as many as have the length of some blocks and of the lead, at most ROWS."""
     if options.rows is None:
-        return max(1, min(ROWS, count // (4 * run.options.block_len)))
-    if options.rows > count:
-        raise InputError(f"--rows is {options.rows}; the data has {count} tokens: give at most so many")
+        return max(1, min(ROWS, (count - lead) // max(4 * run.options.block_len, lead)))
+    if options.rows > max(1, count - lead):
+        raise InputError(
+            f"--rows is {options.rows}; the data has {count} tokens, of which {lead} are read first: "
+            f"give at most {max(1, count - lead)}"
+        )
     return options.rows
-
-
-def _lead(run: Run, rows: int, count: int) -> int:
-    """How many tokens before a part are read first: none before the only one."""
-    return 0 if rows == 1 else min(count // 2, 2 * run.options.mem_len)
 
 
 def _added(report: Report, total: int) -> Callable[[int], None]:

@@ -29,8 +29,9 @@ from ..saving.saver import Fingerprints
 from ..updates.mastery import Mastery
 
 HELDOUT_DIVISOR = 20  # one sequence in so many is held out
-VALIDATION_SEED = 2**40  # of generated sequences; those of training have the seed of their run, which is smaller
-TEST_SEED = 2**41
+# Of generated sequences. Those of training have two numbers, the seed of the run and the update, and so no third.
+VALIDATION_SEED = (0, 0, 1)
+TEST_SEED = (0, 0, 2)
 
 
 class LabelledDataset:
@@ -115,7 +116,7 @@ class LabelledDataset:
         self.summary = f"{summary}; {self.tokens.num_tokens:,} words"
 
 
-def sequences_of(task: SequenceTask, count: int, length: int, seed: int) -> list[Labelled]:
+def sequences_of(task: SequenceTask, count: int, length: int, seed: tuple[int, ...]) -> list[Labelled]:
     """`count` sequences of a task, (T,) each."""
     sample = task.sample(count, length, np.random.default_rng(seed))
     return [Labelled(*row) for row in zip(*sample, strict=True)]

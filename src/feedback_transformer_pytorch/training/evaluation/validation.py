@@ -20,6 +20,7 @@ from .text_bits import text_bits
 from .xz import XZ_DICTIONARY, XzFigures, xz_bits_per_byte
 
 ROWS = 32
+MIN_STREAM_LEAD = 1024
 
 
 class Validation(Protocol):
@@ -108,10 +109,10 @@ class SequenceValidation:
 
 
 class StreamValidation:
-    """The first `eval_len` positions of a held-out stream, after the first `lead` of them, which are not counted."""
+    """The first `eval_len` positions of a held-out stream, after a lead that is read and not counted."""
 
     def __init__(self, options: TrainOptions, stream: Labelled) -> None:
-        self._lead = min(len(stream.tokens) // 2, 2 * options.mem_len)
+        self._lead = min(len(stream.tokens) // 2, stream_lead(options.mem_len))
         self._stream = Labelled(*(values[: self._lead + options.eval_len] for values in stream))
         self._block_len = options.block_len
         self._rows = max(1, min(ROWS, (len(self._stream.tokens) - self._lead) // options.block_len))
@@ -134,6 +135,11 @@ class StreamValidation:
     def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
         """Nothing."""
         return ""
+
+
+def stream_lead(mem_len: int) -> int:
+    """How many tokens of a stream to read before a part of it, so that a state of long ago is known."""
+    return max(2 * mem_len, MIN_STREAM_LEAD)
 
 
 def _figures(counts: LabelCounts) -> dict[str, float]:
