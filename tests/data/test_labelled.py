@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feedback_transformer_pytorch.data import Vocabulary, fingerprint, read_lines
+from feedback_transformer_pytorch.data import Vocabulary, check_labels, fingerprint, read_lines
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.tasks import IGNORE, Labelled
 
@@ -89,10 +89,10 @@ def test_files_without_lines_are_an_error(tmp_path: Path) -> None:
         read_lines([str(tmp_path / "b.jsonl")])
 
 
-def test_a_fingerprint_knows_tokens_labels_words_and_where_sequences_end() -> None:
-    def of(tokens: list[list[int]], labels: list[list[int]], words: str = "ab") -> str:
+def test_a_fingerprint_knows_tokens_labels_words_and_where_sequences_and_parts_end() -> None:
+    def of(tokens: list[list[int]], labels: list[list[int]], words: str = "ab", split: int = 1) -> str:
         parts = [Labelled(np.array(t), np.array(wanted)) for t, wanted in zip(tokens, labels, strict=True)]
-        return fingerprint(Vocabulary(list(words)), parts)
+        return fingerprint(Vocabulary(list(words)), parts[:split], parts[split:])
 
     found = [
         of([[0, 1], [1]], [[1, 1], [0]]),
@@ -100,5 +100,13 @@ def test_a_fingerprint_knows_tokens_labels_words_and_where_sequences_end() -> No
         of([[0, 1], [1]], [[1, 1], [1]]),
         of([[0, 1], [0]], [[1, 1], [0]]),
         of([[0, 1], [1]], [[1, 1], [0]], "ba"),
+        of([[0, 1], [1]], [[1, 1], [0]], split=2),
     ]
     assert len(set(found)) == len(found)
+
+
+def test_data_without_a_label_is_an_error() -> None:
+    sequences = [Labelled(np.array([1, 2]), np.array([IGNORE, IGNORE])), Labelled(np.array([1]), np.array([0]))]
+    check_labels(sequences, "a.jsonl")
+    with pytest.raises(InputError, match=r"^a.jsonl has no label but null; give at least one"):
+        check_labels(sequences[:1], "a.jsonl")

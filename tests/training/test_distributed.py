@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,22 @@ def test_two_processes_train_as_one_and_take_over_from_each_other(options: Train
     assert (Path(two_from_two.out) / "model.safetensors").read_bytes() == (
         Path(two.out) / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "task", [{"task": "copy", "block_len": 16}, {"task": "z2", "first_block_len": 4, "mastery": 0.05}], ids=str
+)
+def test_two_processes_learn_labels_as_one(options: TrainOptions, task: dict[str, Any]) -> None:
+    """Although one may have more labels than the other."""
+    options = dataclasses.replace(options, files=[], reset_documents=False, max_updates=4, eval_every=2, **task)
+    train(options)
+    two = dataclasses.replace(options, out=options.out + "-two")
+    train_in_two(two)
+    assert figures(two) == pytest.approx(figures(options), rel=1e-4)
+
+    one_from_two = halfway(two, "one-from-two")
+    train(one_from_two)
+    assert figures(one_from_two) == pytest.approx(figures(options), rel=1e-4)
 
 
 def test_the_wrapped_model_goes_before_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:

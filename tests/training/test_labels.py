@@ -255,6 +255,10 @@ def test_text_is_read_in_rows_that_follow_what_is_before_them(options: TrainOpti
         ({"labelled": "stream"}, "--labelled is 'stream' without files"),
         ({"task": "z2", "tokenizer": "t.json"}, "--tokenizer is given, but it is for text"),
         ({"task": "z2", "reset_documents": True}, "--reset-documents is given, but it is for text"),
+        (
+            {"labelled": "sequences", "files": ["a"], "first_block_len": 4},
+            "sequences of files have lengths of their own",
+        ),
         ({"task": "z2", "mastery": 0.9}, "it needs a --task and --first-block-len"),
         ({"mastery": 0.9, "first_block_len": 4}, "it needs a --task and --first-block-len"),
         ({"task": "algorithmic-3", "mastery": 0.9, "first_block_len": 4}, "task 'algorithmic-3' is one stream"),

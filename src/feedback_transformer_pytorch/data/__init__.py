@@ -11,6 +11,7 @@ from .documents import Piece as Piece
 from .documents import read_pieces as read_pieces
 from .labelled import Line as Line
 from .labelled import Vocabulary as Vocabulary
+from .labelled import check_labels as check_labels
 from .labelled import fingerprint as fingerprint
 from .labelled import read_lines as read_lines
 from .load_tokenizer import load_tokenizer as load_tokenizer

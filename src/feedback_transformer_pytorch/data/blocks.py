@@ -60,7 +60,7 @@ class Blocks(Protocol):
         """Those of them that this process reads."""
 
     def block(self, update: int) -> TokenBlock:
-        """Return the block of `update`, counted from 0. It does not depend on the blocks before."""
+        """Return the block of `update`, counted from 0."""
 
 
 def to_tensor(tokens: Tokens) -> Tensor:

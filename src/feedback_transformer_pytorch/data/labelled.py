@@ -111,14 +111,22 @@ def read_lines(sources: Sequence[str]) -> list[Line]:
     return lines
 
 
-def fingerprint(vocabulary: Vocabulary, sequences: Iterable[Labelled]) -> str:
-    """SHA-256 of labelled sequences and their vocabulary, in hexadecimal."""
+def fingerprint(vocabulary: Vocabulary, *parts: Sequence[Labelled]) -> str:
+    """SHA-256 of the labelled sequences of several parts, and of their vocabulary, in hexadecimal."""
     digest = hashlib.sha256(vocabulary.to_json().encode())
-    for tokens, labels in sequences:
-        digest.update(len(tokens).to_bytes(8, "little"))
-        for numbers in (tokens, labels):
-            digest.update(np.ascontiguousarray(numbers, dtype="<i8").tobytes())
+    for sequences in parts:
+        digest.update(len(sequences).to_bytes(8, "little"))
+        for tokens, labels in sequences:
+            digest.update(len(tokens).to_bytes(8, "little"))
+            for numbers in (tokens, labels):
+                digest.update(np.ascontiguousarray(numbers, dtype="<i8").tobytes())
     return digest.hexdigest()
+
+
+def check_labels(sequences: Iterable[Labelled], name: str) -> None:
+    """Raises InputError if no position of the sequences in `name` has a label."""
+    if not any((sequence.labels != IGNORE).any() for sequence in sequences):
+        raise InputError(f"{name} has no label but null; give at least one sequence with a label")
 
 
 def _line(record: dict[str, Any], where: str) -> Line:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..data import Text, Tokenizer, default_cache, read_lines, tokenize
+from ..data import Text, Tokenizer, check_labels, default_cache, read_lines, tokenize
 from ..errors import InputError, MissingExtraError
 from ..files import write_atomically
 from ..tasks import Labelled, SequenceTask, StreamTask, find_task
@@ -122,9 +122,9 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
     )
     lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(text.tokens), lead)
-    found = _bits_of(run, model, tokenizer, text, rows, lead, _added(report, len(text.tokens)))
+    found = _bits_of(run, model, tokenizer, text, rows, lead, _progress(report, len(text.tokens)))
     xz = xz_bits_per_byte(tokenizer.decode_bytes(text.tokens))
-    return TextEvaluation(found.per_byte, xz, text.num_bytes, rows)
+    return TextEvaluation(found.per_byte, xz, found.num_bytes, rows)
 
 
 def _bits_of(
@@ -182,19 +182,19 @@ def _of_labels(run: Run, options: EvalOptions, report: Report) -> LabelEvaluatio
             raise InputError(f"--length is {options.length}, but task {task.name!r} is one stream; leave it out")
         data, name = task.stream("test"), f"the test stream of task {task.name}"
     else:
-        lines = [line.encode(vocabulary) for line in read_lines(options.files)]
-        as_stream = run.options.labelled == "stream" or _is_stream(run)
-        data, name = joined(lines) if as_stream else lines, " ".join(options.files)
+        lines, name = [line.encode(vocabulary) for line in read_lines(options.files)], " ".join(options.files)
+        check_labels(lines, name)
+        data = joined(lines) if run.options.labelled == "stream" or _is_stream(run) else lines
+    if options.plot is not None and isinstance(data, Labelled):
+        raise InputError(f"--plot is {options.plot}, but a stream has no positions to plot; leave it out")
     model = _load(run, vocabulary.num_tokens, options)
     if isinstance(data, Labelled):
         counts = _count_stream(run, model, data, options, report)
     else:
         positions = sum(len(sequence.tokens) for sequence in data)
-        counts = count_sequences(model, data, _added(report, positions))
+        counts = count_sequences(model, data, _progress(report, positions))
     found = LabelEvaluation(counts, name)
-    if options.plot is not None:
-        if counts.by_position is None:
-            raise InputError(f"--plot is {options.plot}, but a stream has no positions to plot; leave it out")
+    if options.plot is not None and counts.by_position is not None:
         write_atomically(Path(options.plot), accuracy_png(counts.by_position, title=f"{run.path.name}: {name}"))
     return found
 
@@ -204,7 +204,7 @@ def _count_stream(
 ) -> LabelCounts:
     lead = min(len(stream.tokens) // 2, stream_lead(options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(stream.tokens), lead)
-    block_len, after_block = run.options.block_len, _added(report, len(stream.tokens))
+    block_len, after_block = run.options.block_len, _progress(report, len(stream.tokens))
     if rows == 1:
         return count_stream(model, stream, block_len=block_len, after_block=after_block)
     rest = count_stream(model, stream, block_len=block_len, lead=lead, rows=rows, after_block=after_block)
@@ -244,8 +244,8 @@ def _rows(run: Run, options: EvalOptions, count: int, lead: int) -> int:
     return options.rows
 
 
-def _added(report: Report, total: int) -> Callable[[int], None]:
-    """Reports the sum of what it is called with."""
+def _progress(report: Report, total: int) -> Callable[[int], None]:
+    """A function that reports the sum of what it is called with."""
     done = 0
 
     def add(count: int) -> None:

@@ -17,7 +17,6 @@ from .evaluation.xz import XzFigures
 from .interrupt import Stopped, StopRequest
 from .models.architectures import LanguageModel, build_model
 from .models.initialisation import start_from
-from .objective import ACCURACY_LAST
 from .options import TrainOptions
 from .processes import Processes
 from .reporting.meter import Meter
@@ -186,8 +185,8 @@ class _Loop:
     def _update(self) -> None:
         step = self.trainer.step()
         self.meter.add(step)
-        if self.dataset.curriculum is not None and ACCURACY_LAST.name in step.figures:
-            self.dataset.curriculum.observe(step.figures[ACCURACY_LAST.name])
+        if self.dataset.curriculum is not None and not step.skipped:
+            self.dataset.curriculum.observe(step.figures)
         self.progress.advance(step.update)
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved

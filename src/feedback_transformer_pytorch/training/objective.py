@@ -54,6 +54,9 @@ class Objective(Protocol):
     def metrics(self) -> tuple[Metric, ...]:
         """Its figures; the first one chooses the best checkpoint."""
 
+    def mask(self, targets: Tensor) -> Tensor:
+        """(B, T) bool, True at the targets that count."""
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss to minimise: nats for each target that counts. Logits (B, T, V), targets (B, T)."""
 
@@ -76,6 +79,10 @@ class NextToken:
     def __init__(self, bits_per_nat: float) -> None:
         self._bits_per_nat = bits_per_nat
 
+    def mask(self, targets: Tensor) -> Tensor:
+        """True everywhere."""
+        return torch.ones_like(targets, dtype=torch.bool)
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Nats per token."""
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
@@ -94,20 +101,24 @@ class Labels:
 
     metrics = (ACCURACY, ACCURACY_LAST)
 
+    def mask(self, targets: Tensor) -> Tensor:
+        """True at labels that are not IGNORE."""
+        return targets != IGNORE
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Nats per label; 0 if there is none."""
         nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-        return nats / (targets != IGNORE).sum().clamp(min=1)
+        return nats / self.mask(targets).sum().clamp(min=1)
 
     @torch.no_grad()
     def measure(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Numbers of labels, of right labels, of rows with a label, and of right last labels of rows."""
-        counts = targets != IGNORE
-        right = counts & (logits.argmax(-1) == targets)
-        place = torch.arange(targets.shape[1], device=targets.device)
-        last = torch.where(counts, place, -1).amax(1)
+        mask = self.mask(targets)
+        right = mask & (logits.argmax(-1) == targets)
+        position = torch.arange(targets.shape[1], device=targets.device)
+        last = torch.where(mask, position, -1).amax(1)
         return {
-            "labels": counts.sum(),
+            "labels": mask.sum(),
             "right": right.sum(),
             "rows": (last >= 0).sum(),
             "last_right": right.gather(1, last.clamp(min=0)[:, None]).sum(),

@@ -240,6 +240,11 @@ class TrainOptions(Options):
                     raise InputError(f"--task is {self.task!r}, which needs no data, but {name} is {given!r}; give one")
         if self.labelled is not None and not self.files:
             raise InputError(f"--labelled is {self.labelled!r} without files; give files of JSON lines, or a --task")
+        if self.labelled == "sequences" and self.first_block_len is not None:
+            raise InputError(
+                f"--first-block-len is {self.first_block_len}, but sequences of files have lengths of their own; "
+                "leave it out"
+            )
         if self.is_labelled:
             for_text = {"tokenizer": self.tokenizer != "bytes", "reset_documents": self.reset_documents}
             for name, is_given in for_text.items():

@@ -6,7 +6,7 @@ from feedback_transformer_pytorch.training.updates.mastery import Mastery
 def lengths(curriculum: Mastery, accuracies: list[float]) -> list[int]:
     found = []
     for accuracy in accuracies:
-        curriculum.observe(accuracy)
+        curriculum.observe({"accuracy": 0.0, "accuracy_last": accuracy})
         found.append(curriculum.length)
     return found
 

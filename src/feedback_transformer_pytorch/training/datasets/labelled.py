@@ -14,6 +14,7 @@ from ...data import (
     Streams,
     Vocabulary,
     block_len_at,
+    check_labels,
     fingerprint,
     read_lines,
     stages,
@@ -59,6 +60,8 @@ class LabelledDataset:
             self.tokens = Vocabulary.of(_words(train + heldout)) if run is None else run.vocabulary()
             parts = [[line.encode(self.tokens) for line in part] for part in (train, heldout)]
             name = " ".join(options.files)
+            check_labels(parts[0], name)
+            check_labels(parts[1], f"what is held out of {name}")
             if options.labelled == "stream":
                 self._use_stream(options, joined(parts[0]), joined(parts[1]), rows, name)
             else:
@@ -80,7 +83,7 @@ class LabelledDataset:
                 rows=rows,
             ),
             validation=SequenceValidation(sequences_of(task, count, options.block_len, VALIDATION_SEED)),
-            parts=[task.sample(1, options.block_len, np.random.default_rng(VALIDATION_SEED))],
+            parts=[sequences_of(task, 1, options.block_len, VALIDATION_SEED)],
             summary=f"task {task.name}: {count:,} sequences of {options.block_len} held out",
         )
 
@@ -92,7 +95,7 @@ class LabelledDataset:
                 train, batch_size=options.batch_size, block_len=options.block_len, seed=options.seed, rows=rows
             ),
             validation=SequenceValidation(heldout),
-            parts=[*train, *heldout],
+            parts=[train, heldout],
             summary=f"{name}: {len(train):,} sequences to train on, {len(heldout):,} held out",
         )
 
@@ -106,13 +109,13 @@ class LabelledDataset:
                 rows=rows,
             ),
             validation=StreamValidation(options, heldout),
-            parts=[train, heldout],
+            parts=[[train], [heldout]],
             summary=f"{name}: {len(train.tokens):,} tokens to train on, {len(heldout.tokens):,} held out",
         )
 
-    def _set(self, *, blocks: Blocks, validation: Validation, parts: Sequence[Labelled], summary: str) -> None:
+    def _set(self, *, blocks: Blocks, validation: Validation, parts: list[list[Labelled]], summary: str) -> None:
         self.blocks, self.validation = blocks, validation
-        self.fingerprints = Fingerprints(fingerprint(self.tokens, parts), self.tokens.fingerprint)
+        self.fingerprints = Fingerprints(fingerprint(self.tokens, *parts), self.tokens.fingerprint)
         self.summary = f"{summary}; {self.tokens.num_tokens:,} words"
 
 

@@ -81,11 +81,11 @@ def count_sequences(
         done += len(batch.tokens)
         width = batch.tokens.shape[1]
         for _, logits in read_rows(model, batch.tokens, block_len=width):
-            counts, hits, loss = _compare(logits, batch.labels)
+            mask, hits, loss = _compare(logits, batch.labels)
             nats += loss
-        labels[:width] += counts.sum(0)
+        labels[:width] += mask.sum(0)
         right[:width] += hits.sum(0)
-        last = np.where(counts, np.arange(width), -1).max(1)
+        last = np.where(mask, np.arange(width), -1).max(1)
         with_label += int((last >= 0).sum())
         last_right += int(hits[np.arange(len(last)), last].sum())
         if after_block is not None:
@@ -111,13 +111,13 @@ def count_stream(
         block_len, lead, rows: as in `text_bits`, which explains how several rows are read in parallel.
         after_block: called after each block with the number of positions in it.
     """
-    tokens, wanted = (split_rows(values, lead=lead, rows=rows) for values in stream)
+    tokens, labels_of_rows = (split_rows(values, lead=lead, rows=rows) for values in stream)
     labels = right = 0
     nats = 0.0
     for places, logits in read_rows(model, tokens, block_len=block_len):
         first = max(0, lead - places.start)
-        counts, hits, loss = _compare(logits[:, first:], wanted[:, places][:, first:])
-        labels, right, nats = labels + int(counts.sum()), right + int(hits.sum()), nats + loss
+        mask, hits, loss = _compare(logits[:, first:], labels_of_rows[:, places][:, first:])
+        labels, right, nats = labels + int(mask.sum()), right + int(hits.sum()), nats + loss
         if after_block is not None:
             after_block(logits.shape[0] * logits.shape[1])
     return LabelCounts(np.array([labels]), np.array([right]), nats)
@@ -136,5 +136,5 @@ def _compare(
     targets = torch.from_numpy(labels.astype(np.int64)).to(logits.device)
     nats = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=IGNORE, reduction="sum")
     hits = (logits.argmax(-1) == targets).cpu().numpy()
-    counts = labels != IGNORE
-    return counts, hits & counts, nats.item()
+    mask = labels != IGNORE
+    return mask, hits & mask, nats.item()

@@ -27,7 +27,7 @@ from ...files import PART, append_line, remove_parts, sync, sync_directory, trun
 from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
 from ..models.window import with_mem_len
-from ..objective import ACCURACY, BITS_PER_BYTE, Metric
+from ..objective import Labels, Metric, NextToken
 from ..options import TrainOptions
 from ..schema import flag
 from .checkpoint import Checkpoints
@@ -65,7 +65,8 @@ class Run:
     @property
     def metric(self) -> Metric:
         """The figure that chooses the best checkpoint."""
-        return ACCURACY if self.options.is_labelled else BITS_PER_BYTE
+        objective = Labels if self.options.is_labelled else NextToken
+        return objective.metrics[0]
 
     @property
     def numbering(self) -> Path:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..objective import ACCURACY_LAST
+
 RATE = 0.1  # weight of the newest update in the running accuracy
 
 
@@ -28,9 +30,9 @@ class Mastery:
         self._growth, self._multiple_of = growth, multiple_of
         self._accuracy = 0.0
 
-    def observe(self, accuracy: float) -> None:
-        """Takes the accuracy of the last labels at an update."""
-        self._accuracy += RATE * (accuracy - self._accuracy)
+    def observe(self, figures: Mapping[str, float]) -> None:
+        """Takes the metrics of an update, of which ACCURACY_LAST counts."""
+        self._accuracy += RATE * (figures[ACCURACY_LAST.name] - self._accuracy)
         if self._accuracy >= self._threshold:
             steps = max(
                 self.length // self._multiple_of + 1, math.floor(self.length * self._growth / self._multiple_of)

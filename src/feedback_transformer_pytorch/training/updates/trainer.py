@@ -24,7 +24,6 @@ from ...data import Blocks, TokenBlock
 from ...layers.span import AdaptiveSpan
 from ...model import FeedbackTransformer
 from ...recurrence import describe_walk
-from ...tasks import IGNORE
 from ..models.architectures import LanguageModel
 from ..objective import Objective
 from ..options import TrainOptions
@@ -104,7 +103,7 @@ class Trainer:
             before = None if block.restarts or self.memories is None else self.memories[place]
             with gradients_shared(self._wrapped, now=place == len(groups) - 1):
                 loss, memory, found = self._read(group, before)
-                loss = loss * self._share(group, len(groups))
+                loss = loss * self._weight(group, len(groups))
                 ((loss + self._span_loss()) / len(groups)).backward()
             losses.append(loss.detach())
             memories.append(memory.detach())
@@ -267,12 +266,12 @@ class Trainer:
         for span in self._spans():
             span.ratio.clamp_(0, 1)
 
-    def _share(self, group: TokenBlock, groups: int) -> float:
-        """What makes the mean over a group's targets its share in the mean over those of all groups and processes."""
+    def _weight(self, group: TokenBlock, groups: int) -> float:
+        """The weight of a group's mean loss, so that the mean over all groups and processes is one over all targets."""
         if group.counted is None:
             return 1.0
-        own = int((group.targets != IGNORE).sum())
-        return own * groups * self._processes.count / max(1, group.counted)
+        counted = int(self._objective.mask(group.targets).sum())
+        return counted * groups * self._processes.count / max(1, group.counted)
 
     def _read(self, block: TokenBlock, memory: CarriedMemory | None) -> tuple[Tensor, CarriedMemory, dict[str, Tensor]]:
         """The loss of a block, the memory after it, and what the objective measures."""
