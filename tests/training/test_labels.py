@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from feedback_transformer_pytorch.data import GeneratedSequences
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.tasks import IGNORE, find_task
+from feedback_transformer_pytorch.tasks import IGNORE, SequenceTask, find_task
 from feedback_transformer_pytorch.training import loop
-from feedback_transformer_pytorch.training.datasets.labelled import LabelledDataset
+from feedback_transformer_pytorch.training.datasets.labelled import (
+    TEST_SEED,
+    VALIDATION_SEED,
+    LabelledDataset,
+    sequences_of,
+)
 from feedback_transformer_pytorch.training.evaluate import evaluate_run
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.models.architectures import build_model
@@ -170,6 +176,19 @@ def test_files_to_hold_out_may_be_given(parity: TrainOptions, lines: Callable[..
     dataset = LabelledDataset(options, None, processes)
     assert dataset.tokens.words == ("a", "b", "c", "d")
     assert "60 sequences to train on, 7 held out" in dataset.summary
+
+
+def test_no_update_has_the_sequences_that_are_held_out() -> None:
+    task = find_task("s3")
+    assert isinstance(task, SequenceTask)
+    heldout, test = (sequences_of(task, 1, 8, seed) for seed in (VALIDATION_SEED, TEST_SEED))
+    assert not np.array_equal(heldout[0].tokens, test[0].tokens)
+    for seed in range(3):
+        blocks = GeneratedSequences(task, batch_size=1, length=lambda _: 8, seed=seed)
+        for update in (0, 1, 2, 256, 512):
+            inputs = blocks.block(update).inputs[0].numpy()
+            assert not np.array_equal(inputs, heldout[0].tokens)
+            assert not np.array_equal(inputs, test[0].tokens)
 
 
 def test_other_data_does_not_resume_a_run(parity: TrainOptions, lines: Callable[..., str]) -> None:

@@ -52,7 +52,7 @@ class TrainOptions(Options):
     files: Annotated[
         list[str],
         OptionInfo(
-            "text to train on: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input; "
+            "data to train on: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input; "
             "none: the English text in Python's standard library",
             positional=True,
         ),
@@ -60,7 +60,7 @@ class TrainOptions(Options):
     out: Annotated[str, OptionInfo("the RUN directory to create or to resume")]
     resume: Annotated[bool, OptionInfo("resume the run in --out with its options")] = False
     preset: Annotated[str | None, OptionInfo(f"a set of options to start from: {', '.join(preset_names())}")] = None
-    heldout: Annotated[list[str], OptionInfo("text to validate on; none: the end of the training text")] = (
+    heldout: Annotated[list[str], OptionInfo("data to validate on; none: the end of the training data")] = (
         dataclasses.field(default_factory=list)
     )
     task: Annotated[
@@ -148,13 +148,22 @@ class TrainOptions(Options):
     recompute: Annotated[bool, OptionInfo("use less memory: recompute values in the backward pass")] = False
     compile: Annotated[bool, OptionInfo("use torch.compile; for --model parallel and transformer-xl only")] = False
     max_updates: Annotated[int, OptionInfo("number of weight updates", at_least=1)] = 3000
-    batch_size: Annotated[int, OptionInfo("streams of text B, read in parallel, over all processes", at_least=1)] = 32
+    batch_size: Annotated[
+        int,
+        OptionInfo("rows B, read in parallel, over all processes: streams of text, or labelled sequences", at_least=1),
+    ] = 32
     accumulate: Annotated[int, OptionInfo("groups of streams; an update reads one group after another", at_least=1)] = 1
     block_len: Annotated[
-        int, OptionInfo("tokens of each stream in an update T, a multiple of --seq-len", at_least=1)
+        int,
+        OptionInfo(
+            "tokens of each row in an update T, a multiple of --seq-len; of labelled sequences, the most", at_least=1
+        ),
     ] = 128
     first_block_len: Annotated[
-        int | None, OptionInfo("tokens of each stream at first, then doubled up to --block-len; null: off", at_least=1)
+        int | None,
+        OptionInfo(
+            "tokens of each row at first, then doubled up to --block-len, or see --mastery; null: off", at_least=1
+        ),
     ] = None
     curriculum_updates: Annotated[int, OptionInfo("updates until blocks reach --block-len", at_least=0)] = 0
     mastery: Annotated[
@@ -177,11 +186,19 @@ class TrainOptions(Options):
     max_skipped: Annotated[
         int, OptionInfo("updates in a row that may be skipped because they are not finite", at_least=0)
     ] = 10
-    seed: Annotated[int, OptionInfo("random seed of initialisation, dropout and samples", at_least=0, below=2**32)] = 0
+    seed: Annotated[
+        int,
+        OptionInfo(
+            "random seed of initialisation, dropout, samples, and of the sequences of a task", at_least=0, below=2**32
+        ),
+    ] = 0
     precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are always fp32")] = "fp32"
     strategy: Annotated[Strategy, OptionInfo("each process holds the whole model (ddp) or a part of it (fsdp)")] = "ddp"
     eval_every: Annotated[int, OptionInfo("updates between validations, which save checkpoints", at_least=1)] = 500
-    eval_len: Annotated[int, OptionInfo("tokens of the held-out text that a validation reads", at_least=2)] = 65536
+    eval_len: Annotated[
+        int,
+        OptionInfo("tokens of the held-out data that a validation reads; of files with sequences, all are", at_least=2),
+    ] = 65536
     sample_len: Annotated[int, OptionInfo("tokens of the sample that each validation writes", at_least=0)] = 200
     log_every: Annotated[int, OptionInfo("updates between lines of metrics", at_least=1)] = 50
     checkpoint_every: Annotated[
