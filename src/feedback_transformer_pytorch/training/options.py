@@ -152,13 +152,7 @@ class TrainOptions(Options):
         int,
         OptionInfo("rows B, read in parallel, over all processes: streams of text, or labelled sequences", at_least=1),
     ] = 32
-    accumulate: Annotated[
-        int,
-        OptionInfo(
-            "rows B, read in parallel, over all processes: streams of text, or labelled sequences",
-            at_least=1,
-        ),
-    ] = 1
+    accumulate: Annotated[int, OptionInfo("groups of streams; an update reads one group after another", at_least=1)] = 1
     block_len: Annotated[
         int,
         OptionInfo(
@@ -171,13 +165,7 @@ class TrainOptions(Options):
             "tokens of each row at first, then doubled up to --block-len, or see --mastery; null: off", at_least=1
         ),
     ] = None
-    curriculum_updates: Annotated[
-        int,
-        OptionInfo(
-            "tokens of each row in an update T, a multiple of --seq-len; of labelled sequences, the most",
-            at_least=1,
-        ),
-    ] = 0
+    curriculum_updates: Annotated[int, OptionInfo("updates until blocks reach --block-len", at_least=0)] = 0
     mastery: Annotated[
         float | None,
         OptionInfo(
@@ -187,13 +175,7 @@ class TrainOptions(Options):
             at_most=1,
         ),
     ] = None
-    growth: Annotated[
-        float,
-        OptionInfo(
-            "tokens of each row at first, then doubled up to --block-len, or see --mastery; null: off",
-            at_least=1,
-        ),
-    ] = 1.25
+    growth: Annotated[float, OptionInfo("factor by which --mastery lets sequences grow", at_least=1)] = 1.25
     lr: Annotated[float, OptionInfo("highest learning rate", above=0)] = 2e-3
     warmup_updates: Annotated[int, OptionInfo("updates in which the learning rate rises to --lr", at_least=0)] = 100
     lr_decay: Annotated[
@@ -210,27 +192,14 @@ class TrainOptions(Options):
             "random seed of initialisation, dropout, samples, and of the sequences of a task", at_least=0, below=2**32
         ),
     ] = 0
-    precision: Annotated[
-        Precision,
-        OptionInfo(
-            "random seed of initialisation, dropout, samples, and of the sequences of a task",
-            at_least=0,
-            below=2**32,
-        ),
-    ] = "fp32"
+    precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are always fp32")] = "fp32"
     strategy: Annotated[Strategy, OptionInfo("each process holds the whole model (ddp) or a part of it (fsdp)")] = "ddp"
     eval_every: Annotated[int, OptionInfo("updates between validations, which save checkpoints", at_least=1)] = 500
     eval_len: Annotated[
         int,
         OptionInfo("tokens of the held-out data that a validation reads; of files with sequences, all are", at_least=2),
     ] = 65536
-    sample_len: Annotated[
-        int,
-        OptionInfo(
-            "tokens of the held-out data that a validation reads; of files with sequences, all are",
-            at_least=2,
-        ),
-    ] = 200
+    sample_len: Annotated[int, OptionInfo("tokens of the sample that each validation writes", at_least=0)] = 200
     log_every: Annotated[int, OptionInfo("updates between lines of metrics", at_least=1)] = 50
     checkpoint_every: Annotated[
         int | None, OptionInfo("updates between additional checkpoints; null: none", at_least=1)
