@@ -7,6 +7,7 @@ import yaml
 
 from feedback_transformer_pytorch.config import FeedbackConfig
 from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.training.datasets.labelled import LabelledDataset
 from feedback_transformer_pytorch.training.earlier import EARLIER, completed, is_complete, renamed
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import (
@@ -16,6 +17,7 @@ from feedback_transformer_pytorch.training.options import (
     preset_file,
     preset_names,
 )
+from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.updates.trainer import Trainer
 
 
@@ -108,10 +110,20 @@ def preset(name: str) -> TrainOptions:
 def test_presets_take_an_update(
     options: TrainOptions, trainer_of: Callable[[TrainOptions], Trainer], name: str
 ) -> None:
-    text = dataclasses.replace(preset(name), files=options.files, batch_size=2, accumulate=1)
+    text = dataclasses.replace(preset(name), task=None, files=options.files, batch_size=2, accumulate=1)
     step = trainer_of(text).step()
     assert not step.skipped
     assert 4 < step.loss < 8
+
+
+@pytest.mark.parametrize("name", ["algorithmic-3", "algorithmic-5"])
+def test_the_papers_programs_are_learnt_by_their_labels(name: str, processes: Processes) -> None:
+    options = dataclasses.replace(preset(name), batch_size=4)
+    assert options.task == name
+    dataset = LabelledDataset(options, None, processes)
+    model = build_model(options, dataset.tokens.num_tokens)
+    step = Trainer(options, model, dataset.blocks, dataset.objective, processes).step()
+    assert 1 < step.loss < 5
 
 
 def test_the_large_preset_is_the_papers_model() -> None:
