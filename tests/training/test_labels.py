@@ -18,7 +18,7 @@ from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.datasets.labelled import (
     TEST_SEED,
     VALIDATION_SEED,
-    LabelledDataset,
+    labelled_dataset,
     sequences_of,
 )
 from feedback_transformer_pytorch.training.evaluate import evaluate_run
@@ -144,7 +144,7 @@ def test_groups_learn_what_all_rows_together_do(parity: TrainOptions, processes:
 
     def trainer(options: TrainOptions) -> Trainer:
         torch.manual_seed(0)
-        dataset = LabelledDataset(options, None, processes)
+        dataset = labelled_dataset(options, None, processes)
         model = build_model(options, dataset.tokens.num_tokens)
         return Trainer(options, model, dataset.blocks, dataset.objective, processes)
 
@@ -162,7 +162,7 @@ def test_the_loss_does_not_depend_on_labels_that_do_not_count(
     parity: TrainOptions, lines: Callable[..., str], processes: Processes
 ) -> None:
     options = dataclasses.replace(parity, task=None, labelled="sequences", files=[lines()])
-    dataset = LabelledDataset(options, None, processes)
+    dataset = labelled_dataset(options, None, processes)
     block = dataset.blocks.block(0)
     assert block.counted == int((block.targets != IGNORE).sum()) < block.targets.numel()
     assert dataset.tokens.words == ("a", "b", "c")
@@ -173,7 +173,7 @@ def test_files_to_hold_out_may_be_given(parity: TrainOptions, lines: Callable[..
     options = dataclasses.replace(
         parity, task=None, labelled="sequences", files=[lines()], heldout=[lines("heldout.jsonl", 7, "cd")]
     )
-    dataset = LabelledDataset(options, None, processes)
+    dataset = labelled_dataset(options, None, processes)
     assert dataset.tokens.words == ("a", "b", "c", "d")
     assert "60 sequences to train on, 7 held out" in dataset.summary
 

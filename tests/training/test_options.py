@@ -7,7 +7,7 @@ import yaml
 
 from feedback_transformer_pytorch.config import FeedbackConfig
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.training.datasets.labelled import LabelledDataset
+from feedback_transformer_pytorch.training.datasets.labelled import labelled_dataset
 from feedback_transformer_pytorch.training.earlier import EARLIER, completed, is_complete, renamed
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import (
@@ -120,7 +120,7 @@ def test_presets_take_an_update(
 def test_the_papers_programs_are_learnt_by_their_labels(name: str, processes: Processes) -> None:
     options = dataclasses.replace(preset(name), batch_size=4)
     assert options.task == name
-    dataset = LabelledDataset(options, None, processes)
+    dataset = labelled_dataset(options, None, processes)
     model = build_model(options, dataset.tokens.num_tokens)
     step = Trainer(options, model, dataset.blocks, dataset.objective, processes).step()
     assert 1 < step.loss < 5

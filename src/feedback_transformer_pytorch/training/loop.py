@@ -11,8 +11,8 @@ import torch
 from ..errors import InputError
 from ..files import write_atomically
 from .datasets.dataset import Dataset
-from .datasets.labelled import LabelledDataset
-from .datasets.text import TextDataset
+from .datasets.labelled import labelled_dataset
+from .datasets.text import text_dataset
 from .evaluation.xz import XzFigures
 from .interrupt import Stopped, StopRequest
 from .models.architectures import LanguageModel, build_model
@@ -83,8 +83,8 @@ def _dataset(options: TrainOptions, run: Run | None, progress: TrainingProgress,
             f"standard input (-) is given to {processes.count} processes, which cannot all read it; give a file"
         )
     if options.is_labelled:
-        return LabelledDataset(options, run, processes)
-    return TextDataset(options, run, progress, processes)
+        return labelled_dataset(options, run, processes)
+    return text_dataset(options, run, progress, processes)
 
 
 def _model(options: TrainOptions, dataset: Dataset, *, fresh: bool) -> LanguageModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
 
 from ...data import Blocks, Tokenizer, Vocabulary
 from ..evaluation.validation import Validation
@@ -11,33 +11,24 @@ from ..saving.saver import Fingerprints
 from ..updates.mastery import Mastery
 
 
-class Dataset(Protocol):
-    """The data of a run, and what follows from its kind."""
+@dataclass(frozen=True)
+class Dataset:
+    """The data of a run, and what follows from its kind.
 
-    @property
-    def tokens(self) -> Tokenizer | Vocabulary:
-        """What numbers the tokens; a RUN keeps it."""
+    Attributes:
+        tokens: what numbers the tokens; a RUN keeps it.
+        blocks: the block of each update.
+        objective: what the model is trained to predict.
+        validation: measures the model on what is held out.
+        fingerprints: identify the data.
+        summary: a line for people.
+        curriculum: lets the blocks grow; None if they do not, or by the number of the update.
+    """
 
-    @property
-    def blocks(self) -> Blocks:
-        """The block of each update."""
-
-    @property
-    def curriculum(self) -> Mastery | None:
-        """Lets the blocks grow; None if they do not, or by the number of the update."""
-
-    @property
-    def objective(self) -> Objective:
-        """What the model is trained to predict."""
-
-    @property
-    def validation(self) -> Validation:
-        """Measures the model on what is held out."""
-
-    @property
-    def fingerprints(self) -> Fingerprints:
-        """Identify the data."""
-
-    @property
-    def summary(self) -> str:
-        """A line for people."""
+    tokens: Tokenizer | Vocabulary
+    blocks: Blocks
+    objective: Objective
+    validation: Validation
+    fingerprints: Fingerprints
+    summary: str
+    curriculum: Mastery | None = None

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...data import (
-    Blocks,
     GeneratedSequences,
     GivenSequences,
     Line,
@@ -20,14 +19,15 @@ from ...data import (
     stages,
 )
 from ...errors import InputError
-from ...tasks import Labelled, SequenceTask, StreamTask, find_task
-from ..evaluation.validation import SequenceValidation, StreamValidation, Validation
+from ...tasks import Labelled, SequenceTask, find_task
+from ..evaluation.validation import SequenceValidation, StreamValidation
 from ..objective import Labels
 from ..options import TrainOptions
 from ..processes import Processes
 from ..saving.run import Run
 from ..saving.saver import Fingerprints
 from ..updates.mastery import Mastery
+from .dataset import Dataset
 
 HELDOUT_DIVISOR = 20  # one sequence in so many is held out
 # Of generated sequences. Those of training have two numbers, the seed of the run and the update, and so no third.
@@ -35,8 +35,8 @@ VALIDATION_SEED = (0, 0, 1)
 TEST_SEED = (0, 0, 2)
 
 
-class LabelledDataset:
-    """Labels of positions. See `Dataset`.
+def labelled_dataset(options: TrainOptions, run: Run | None, processes: Processes) -> Dataset:
+    """Labels of positions: of a task, or of files.
 
     Args:
         run: the run that resumes, whose vocabulary is used; None for a new one.
@@ -44,79 +44,91 @@ class LabelledDataset:
     Raises:
         InputError: there is no such task, or a file cannot be used.
     """
-
-    def __init__(self, options: TrainOptions, run: Run | None, processes: Processes) -> None:
-        self.objective = Labels()
-        self.curriculum = _mastery(options)
-        rows = processes.rows(options.batch_size, options.accumulate)
-        task = None if options.task is None else find_task(options.task)
+    rows = processes.rows(options.batch_size, options.accumulate)
+    if options.task is not None:
+        task = find_task(options.task)
         if isinstance(task, SequenceTask):
-            self._use_task(options, task, rows)
-        elif isinstance(task, StreamTask):
-            self.tokens = Vocabulary(task.words)
-            self._use_stream(options, task.stream("train"), task.stream("validation"), rows, f"task {task.name}")
-        else:
-            train, heldout = _lines(options)
-            self.tokens = Vocabulary.of(_words(train + heldout)) if run is None else run.vocabulary()
-            parts = [[line.encode(self.tokens) for line in part] for part in (train, heldout)]
-            name = " ".join(options.files)
-            check_labels(parts[0], name)
-            check_labels(parts[1], f"what is held out of {name}")
-            if options.labelled == "stream":
-                self._use_stream(options, joined(parts[0]), joined(parts[1]), rows, name)
-            else:
-                self._use_sequences(options, parts[0], parts[1], rows, name)
+            return _generated(options, task, rows)
+        parts = task.stream("train"), task.stream("validation")
+        return _stream(options, Vocabulary(task.words), *parts, rows, f"task {task.name}")
+    train, heldout = _lines(options)
+    vocabulary = Vocabulary.of(_words(train + heldout)) if run is None else run.vocabulary()
+    name = " ".join(options.files)
+    known, unseen = ([line.encode(vocabulary) for line in part] for part in (train, heldout))
+    check_labels(known, name)
+    check_labels(unseen, f"what is held out of {name}")
+    if options.labelled == "stream":
+        return _stream(options, vocabulary, joined(known), joined(unseen), rows, name)
+    return _given(options, vocabulary, known, unseen, rows, name)
 
-    def _use_task(self, options: TrainOptions, task: SequenceTask, rows: range) -> None:
-        self.tokens = Vocabulary(task.words)
-        first = options.first_block_len or options.block_len
-        if first < task.shortest:
-            name = "--block-len" if options.first_block_len is None else "--first-block-len"
-            raise InputError(f"{name} is {first}; sequences of task {task.name} have at least {task.shortest} tokens")
-        count = max(1, options.eval_len // options.block_len)
-        self._set(
-            blocks=GeneratedSequences(
-                task,
-                batch_size=options.batch_size,
-                length=_lengths(options, self.curriculum),
-                seed=options.seed,
-                rows=rows,
-            ),
-            validation=SequenceValidation(sequences_of(task, count, options.block_len, VALIDATION_SEED)),
-            parts=[sequences_of(task, 1, options.block_len, VALIDATION_SEED)],
-            summary=f"task {task.name}: {count:,} sequences of {options.block_len} held out",
-        )
 
-    def _use_sequences(
-        self, options: TrainOptions, train: list[Labelled], heldout: list[Labelled], rows: range, name: str
-    ) -> None:
-        self._set(
-            blocks=GivenSequences(
-                train, batch_size=options.batch_size, block_len=options.block_len, seed=options.seed, rows=rows
-            ),
-            validation=SequenceValidation(heldout),
-            parts=[train, heldout],
-            summary=f"{name}: {len(train):,} sequences to train on, {len(heldout):,} held out",
-        )
+def _generated(options: TrainOptions, task: SequenceTask, rows: range) -> Dataset:
+    first = options.first_block_len or options.block_len
+    if first < task.shortest:
+        name = "--block-len" if options.first_block_len is None else "--first-block-len"
+        raise InputError(f"{name} is {first}; sequences of task {task.name} have at least {task.shortest} tokens")
+    vocabulary, curriculum = Vocabulary(task.words), _mastery(options)
+    count = max(1, options.eval_len // options.block_len)
+    heldout = sequences_of(task, count, options.block_len, VALIDATION_SEED)
+    return Dataset(
+        tokens=vocabulary,
+        blocks=GeneratedSequences(
+            task, batch_size=options.batch_size, length=_lengths(options, curriculum), seed=options.seed, rows=rows
+        ),
+        objective=Labels(),
+        validation=SequenceValidation(heldout),
+        fingerprints=_fingerprints(vocabulary, heldout[:1]),
+        summary=f"task {task.name}: {count:,} sequences of {options.block_len} held out; {_words_of(vocabulary)}",
+        curriculum=curriculum,
+    )
 
-    def _use_stream(self, options: TrainOptions, train: Labelled, heldout: Labelled, rows: range, name: str) -> None:
-        self._set(
-            blocks=Streams(
-                train.tokens,
-                labels=train.labels,
-                batch_size=options.batch_size,
-                stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
-                rows=rows,
-            ),
-            validation=StreamValidation(options, heldout),
-            parts=[[train], [heldout]],
-            summary=f"{name}: {len(train.tokens):,} tokens to train on, {len(heldout.tokens):,} held out",
-        )
 
-    def _set(self, *, blocks: Blocks, validation: Validation, parts: list[list[Labelled]], summary: str) -> None:
-        self.blocks, self.validation = blocks, validation
-        self.fingerprints = Fingerprints(fingerprint(self.tokens, *parts), self.tokens.fingerprint)
-        self.summary = f"{summary}; {self.tokens.num_tokens:,} words"
+def _given(
+    options: TrainOptions,
+    vocabulary: Vocabulary,
+    train: list[Labelled],
+    heldout: list[Labelled],
+    rows: range,
+    name: str,
+) -> Dataset:
+    return Dataset(
+        tokens=vocabulary,
+        blocks=GivenSequences(
+            train, batch_size=options.batch_size, block_len=options.block_len, seed=options.seed, rows=rows
+        ),
+        objective=Labels(),
+        validation=SequenceValidation(heldout),
+        fingerprints=_fingerprints(vocabulary, train, heldout),
+        summary=f"{name}: {len(train):,} sequences to train on, {len(heldout):,} held out; {_words_of(vocabulary)}",
+    )
+
+
+def _stream(
+    options: TrainOptions, vocabulary: Vocabulary, train: Labelled, heldout: Labelled, rows: range, name: str
+) -> Dataset:
+    counts = f"{len(train.tokens):,} tokens to train on, {len(heldout.tokens):,} held out"
+    return Dataset(
+        tokens=vocabulary,
+        blocks=Streams(
+            train.tokens,
+            labels=train.labels,
+            batch_size=options.batch_size,
+            stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
+            rows=rows,
+        ),
+        objective=Labels(),
+        validation=StreamValidation(options, heldout),
+        fingerprints=_fingerprints(vocabulary, [train], [heldout]),
+        summary=f"{name}: {counts}; {_words_of(vocabulary)}",
+    )
+
+
+def _fingerprints(vocabulary: Vocabulary, *parts: list[Labelled]) -> Fingerprints:
+    return Fingerprints(fingerprint(vocabulary, *parts), vocabulary.fingerprint)
+
+
+def _words_of(vocabulary: Vocabulary) -> str:
+    return f"{vocabulary.num_tokens:,} words"
 
 
 def sequences_of(task: SequenceTask, count: int, length: int, seed: tuple[int, ...]) -> list[Labelled]:

@@ -14,10 +14,11 @@ from ..processes import Processes
 from ..reporting.progress import TrainingProgress
 from ..saving.run import Run
 from ..saving.saver import Fingerprints
+from .dataset import Dataset
 
 
-class TextDataset:
-    """Next tokens of text. See `Dataset`.
+def text_dataset(options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes) -> Dataset:
+    """Text, whose next tokens are to be predicted.
 
     Args:
         run: the run that resumes, whose tokenizer is used; None for a new one.
@@ -25,27 +26,23 @@ class TextDataset:
     Raises:
         InputError: the text or the tokenizer cannot be used.
     """
-
-    curriculum = None
-
-    def __init__(
-        self, options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes
-    ) -> None:
-        self.tokens = _tokenizer(options, run)
-        corpus = _corpus(options, self.tokens, progress, processes)
-        self.blocks = Streams(
+    tokenizer = _tokenizer(options, run)
+    corpus = _corpus(options, tokenizer, progress, processes)
+    validation = TextValidation(options, corpus, tokenizer)
+    return Dataset(
+        tokens=tokenizer,
+        blocks=Streams(
             corpus.train.tokens,
             batch_size=options.batch_size,
             stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
             rows=processes.rows(options.batch_size, options.accumulate),
             documents=corpus.train.starts if options.reset_documents else None,
-        )
-        self.objective = NextToken(len(corpus.train.tokens) / corpus.train.num_bytes / math.log(2))
-        self.validation = TextValidation(options, corpus, self.tokens)
-        self.fingerprints = Fingerprints(corpus.fingerprint, self.tokens.fingerprint)
-        self.summary = (
-            f"{corpus.name}: {corpus.train.num_bytes:,} bytes to train on, {self.validation.num_bytes:,} held out"
-        )
+        ),
+        objective=NextToken(len(corpus.train.tokens) / corpus.train.num_bytes / math.log(2)),
+        validation=validation,
+        fingerprints=Fingerprints(corpus.fingerprint, tokenizer.fingerprint),
+        summary=f"{corpus.name}: {corpus.train.num_bytes:,} bytes to train on, {validation.num_bytes:,} held out",
+    )
 
 
 def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
