@@ -23,7 +23,7 @@ from memory import peak_mib
 from report import RESULTS, print_table
 
 CONFIG = FeedbackConfig(dim=256, depth=4, mem_len=64, seq_len=1, heads=8, dim_head=32, context_dim=256)
-BATCH, TIME = 8, 256
+BATCH, TIME = 16, 512
 CONTEXTS = (64, 256, 1024)
 CONTESTANTS = ("parallel", "feedback")
 OUT = RESULTS / "context-memory-cpu.json"

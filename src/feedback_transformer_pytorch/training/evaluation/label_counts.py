@@ -15,7 +15,7 @@ from ...data import padded
 from ...tasks import IGNORE, Labelled
 from .reading import read_rows, split_rows
 
-LOGITS = 2**22  # numbers of logits in one call of the model; scores of a Transformer take several times as many
+LOGITS = 2**20  # numbers of logits in one call of the model; the scores of a Transformer take many times as many
 
 
 @dataclass(frozen=True, eq=False)
