@@ -154,7 +154,7 @@ def test_groups_learn_what_all_rows_together_do(parity: TrainOptions, processes:
         expected, found = whole.step(), grouped.step()
         assert found.loss == pytest.approx(expected.loss, rel=1e-4)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3)
-        assert found.figures == pytest.approx(expected.figures)
+        assert found.metrics == pytest.approx(expected.metrics)
     assert whole.memories is None
 
 

@@ -22,7 +22,7 @@ def test_text_is_measured_in_bits_per_byte() -> None:
     assert objective.loss(logits()[:1], targets).item() == pytest.approx(
         F.cross_entropy(logits()[0], targets[0]).item()
     )
-    assert objective.figures(1.5, objective.measure(logits()[:1], targets)) == {"bits_per_byte": 3.0}
+    assert objective.values(1.5, objective.measure(logits()[:1], targets)) == {"bits_per_byte": 3.0}
 
 
 def test_the_loss_of_labels_is_that_of_those_that_count() -> None:
@@ -33,7 +33,7 @@ def test_the_loss_of_labels_is_that_of_those_that_count() -> None:
 def test_accuracy_counts_labels_and_the_last_ones_of_rows() -> None:
     sums = {name: value.item() for name, value in Labels().measure(logits(), TARGETS).items()}
     assert sums == {"labels": 3, "right": 2, "rows": 2, "last_right": 1}
-    assert Labels().figures(0.0, sums) == {"accuracy": 2 / 3, "accuracy_last": 0.5}
+    assert Labels().values(0.0, sums) == {"accuracy": 2 / 3, "accuracy_last": 0.5}
 
 
 def test_a_block_without_labels_has_no_loss_and_no_figures() -> None:
@@ -44,7 +44,7 @@ def test_a_block_without_labels_has_no_loss_and_no_figures() -> None:
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(scores.grad, torch.zeros_like(scores))
-    assert objective.figures(0.0, {n: v.item() for n, v in objective.measure(scores, targets).items()}) == {}
+    assert objective.values(0.0, {n: v.item() for n, v in objective.measure(scores, targets).items()}) == {}
 
 
 def test_the_best_is_the_highest_accuracy_or_the_lowest_bits() -> None:

@@ -53,14 +53,14 @@ def draw_runs(options: PlotOptions) -> None:
     """Plots several runs in one PNG file.
 
     Raises:
-        InputError: a RUN cannot be used, the runs have different figures, or the file cannot be written.
+        InputError: a RUN cannot be used, the runs have different metrics, or the file cannot be written.
     """
     runs = [Run.open(path) for path in options.runs]
     other = next((run for run in runs if run.metric != runs[0].metric), None)
     if other is not None:
         raise InputError(
             f"{runs[0].path} has {runs[0].metric.label} and {other.path} has {other.metric.label}; "
-            "give runs with the same figure"
+            "give runs with the same metric"
         )
     curves = [(run.path.name, run.metrics()) for run in runs]
     write_atomically(Path(options.out), comparison_png(curves, x=options.x, metric=runs[0].metric))

@@ -186,7 +186,7 @@ class _Loop:
         step = self.trainer.step()
         self.meter.add(step)
         if self.dataset.curriculum is not None and not step.skipped:
-            self.dataset.curriculum.observe(step.figures)
+            self.dataset.curriculum.observe(step.metrics)
         self.progress.advance(step.update)
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved
@@ -226,11 +226,11 @@ class _Loop:
             measured = self.dataset.validation.measure(model, check)
             sample = self.dataset.validation.sample(model, update, check)
         self._save_weights()
-        figures = {"update": update, **self.meter.so_far(), **measured}
+        record = {"update": update, **self.meter.so_far(), **measured}
         self.processes.main_rank_first(
-            lambda: self._record_validation({"kind": "validation", **figures, "sample": sample})
+            lambda: self._record_validation({"kind": "validation", **record, "sample": sample})
         )
-        self.trackers.log("validation", figures)
+        self.trackers.log("validation", record)
         metrics = [metric for metric in self.dataset.objective.metrics if metric.name in measured]
         text = "  ".join(metric.text(measured[metric.name]) for metric in metrics)
         self.progress.validation(update, text, self.reference, sample)

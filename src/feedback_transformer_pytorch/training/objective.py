@@ -1,4 +1,4 @@
-"""What a model is trained to predict, and the figures that say how well it does: for text, and for labels."""
+"""What a model is trained to predict, and the metrics that say how well it does: for text, and for labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..tasks import IGNORE
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a model.
+    """A number that says how well a model does.
 
     Attributes:
         name: its key in metrics.jsonl.
@@ -52,7 +52,7 @@ class Objective(Protocol):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Its figures; the first one chooses the best checkpoint."""
+        """They say how well a model does; the first one chooses the best checkpoint."""
 
     def mask(self, targets: Tensor) -> Tensor:
         """(B, T) bool, True at the targets that count."""
@@ -61,9 +61,9 @@ class Objective(Protocol):
         """The loss to minimise: nats for each target that counts. Logits (B, T, V), targets (B, T)."""
 
     def measure(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Sums over the rows, which `figures` turns into metrics after they are added up over parts of a batch."""
+        """Sums over the rows, which `values` turns into metrics after they are added up over parts of a batch."""
 
-    def figures(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
+    def values(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
         """The metrics by name, from the mean loss and the sums of `measure`. A metric of no target is left out."""
 
 
@@ -91,7 +91,7 @@ class NextToken:
         """Nothing: the loss says all."""
         return {}
 
-    def figures(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
+    def values(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
         """Bits per byte."""
         return {BITS_PER_BYTE.name: loss * self._bits_per_nat}
 
@@ -124,7 +124,7 @@ class Labels:
             "last_right": right.gather(1, last.clamp(min=0)[:, None]).sum(),
         }
 
-    def figures(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
+    def values(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
         """The share of right labels, and that of right last labels of rows."""
         if not sums["labels"]:
             return {}

@@ -37,7 +37,7 @@ def step(update: int, loss: float = 1.0, *, skipped: bool = False) -> Step:
         skipped=skipped,
         tokens=64,
         block_len=8 * update,
-        figures={"bits_per_byte": 2 * loss},
+        metrics={"bits_per_byte": 2 * loss},
     )
 
 
@@ -47,7 +47,7 @@ def test_an_interval_is_the_average_of_its_updates(wait: Callable[[float], None]
         wait(0.5)
         meter.add(step(update, loss))
     interval = meter.take()
-    assert (interval.update, interval.loss, interval.figures, interval.grad_norm) == (
+    assert (interval.update, interval.loss, interval.metrics, interval.grad_norm) == (
         2,
         2.0,
         {"bits_per_byte": 4.0},
@@ -135,10 +135,10 @@ def test_skipped_updates_are_shown() -> None:
 
 def test_a_figure_is_averaged_over_the_updates_that_have_it() -> None:
     meter = new_meter()
-    for update, figures in enumerate(({"accuracy": 0.5}, {}, {"accuracy": 1.0}), 1):
-        meter.add(dataclasses.replace(step(update), figures=figures))
+    for update, metrics in enumerate(({"accuracy": 0.5}, {}, {"accuracy": 1.0}), 1):
+        meter.add(dataclasses.replace(step(update), metrics=metrics))
     interval = meter.take()
-    assert interval.figures == {"accuracy": 0.75}
+    assert interval.metrics == {"accuracy": 0.75}
     assert interval.to_dict()["accuracy"] == 0.75
     assert "75.00% right" in interval.text([ACCURACY, BITS_PER_BYTE])
 
@@ -146,7 +146,7 @@ def test_a_figure_is_averaged_over_the_updates_that_have_it() -> None:
 def test_the_state_of_version_0_1_0_has_no_figures() -> None:
     meter = new_meter()
     state = meter.state()
-    del state["figures"]
+    del state["metrics"]
     meter.restore(state)
     meter.add(step(1))
-    assert meter.take().figures == {"bits_per_byte": 2.0}
+    assert meter.take().metrics == {"bits_per_byte": 2.0}

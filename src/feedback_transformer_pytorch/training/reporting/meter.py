@@ -26,7 +26,7 @@ class Interval:
         tokens: tokens read since the run began.
         seconds: training time since the run began, without validation and saving.
         loss: nats per counted target, averaged over the updates that were not skipped.
-        figures: metrics of the objective, averaged over the same updates, where they had them.
+        metrics: values of the objective's metrics, averaged over the same updates, where they had them.
         grad_norm: norm of the gradient before clipping, averaged over the same updates.
         lr: the learning rate of the last update.
         block_len: tokens of a row at the last update.
@@ -40,7 +40,7 @@ class Interval:
     tokens: int
     seconds: float
     loss: float
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     grad_norm: float
     lr: float
     block_len: int
@@ -53,7 +53,7 @@ class Interval:
         """The values for metrics.jsonl."""
         values: dict[str, float] = {}
         for name, value in asdict(self).items():
-            if name == "figures":
+            if name == "metrics":
                 values |= value
             elif name != "seconds_left":
                 values[name] = value
@@ -61,7 +61,7 @@ class Interval:
 
     def text(self, metrics: Sequence[Metric]) -> str:
         """The values for people, with those metrics that were measured."""
-        measured = [metric.text(self.figures[metric.name]) for metric in metrics if metric.name in self.figures]
+        measured = [metric.text(self.metrics[metric.name]) for metric in metrics if metric.name in self.metrics]
         left = timedelta(seconds=round(self.seconds_left))
         skipped = [f"{self.skipped} skipped"] if self.skipped else []
         speed = f"{self.tokens_per_second:,.0f} tokens/s"
@@ -82,7 +82,7 @@ class Meter:
         self._tokens, self._seconds = 0, 0.0
         self._losses: list[float] = []
         self._grad_norms: list[float] = []
-        self._figures: list[dict[str, float]] = []
+        self._metrics: list[dict[str, float]] = []
         self._interval_tokens, self._interval_seconds, self._interval_updates = 0, 0.0, 0
         self.resume()
 
@@ -108,7 +108,7 @@ class Meter:
         else:
             self._losses.append(step.loss)
             self._grad_norms.append(step.grad_norm)
-            self._figures.append(dict(step.figures))
+            self._metrics.append(dict(step.metrics))
         self._last = step
 
     def take(self) -> Interval | None:
@@ -125,7 +125,7 @@ class Meter:
             tokens=self._tokens,
             seconds=self._seconds,
             loss=loss,
-            figures=_means(self._figures),
+            metrics=_means(self._metrics),
             grad_norm=sum(self._grad_norms) / count,
             lr=self._last.lr,
             block_len=self._last.block_len,
@@ -134,7 +134,7 @@ class Meter:
             skipped=self.skipped,
             seconds_left=updates * self._interval_seconds / self._interval_updates,
         )
-        self._losses, self._grad_norms, self._figures = [], [], []
+        self._losses, self._grad_norms, self._metrics = [], [], []
         self._interval_tokens, self._interval_seconds, self._interval_updates = 0, 0.0, 0
         return interval
 
@@ -151,7 +151,7 @@ class Meter:
             "skipped_in_row": self.skipped_in_row,
             "losses": self._losses,
             "grad_norms": self._grad_norms,
-            "figures": self._figures,
+            "metrics": self._metrics,
             "interval_updates": self._interval_updates,
             "interval_tokens": self._interval_tokens,
             "interval_seconds": self._interval_seconds,
@@ -162,16 +162,16 @@ class Meter:
         self._tokens, self._seconds = state["tokens"], state["seconds"]
         self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
         self._losses, self._grad_norms = list(state["losses"]), list(state["grad_norms"])
-        self._figures = list(state.get("figures", []))  # checkpoints of version 0.1.0 have none
+        self._metrics = list(state.get("metrics", []))  # checkpoints of version 0.1.0 have none
         self._interval_updates = state["interval_updates"]
         self._interval_tokens, self._interval_seconds = state["interval_tokens"], state["interval_seconds"]
         self.resume()
 
 
-def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure over the updates that have it."""
-    names = dict.fromkeys(name for found in figures for name in found)
-    return {name: fmean(found[name] for found in figures if name in found) for name in names}
+def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the updates that have it."""
+    names = dict.fromkeys(name for found in metrics for name in found)
+    return {name: fmean(found[name] for found in metrics if name in found) for name in names}
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -33,7 +33,7 @@ def curves_png(metrics: Iterable[Record], title: str, metric: Metric) -> bytes:
     Args:
         metrics: the records of metrics.jsonl.
         title: the title of the plot.
-        metric: the figure to plot.
+        metric: what to plot.
     """
     records = list(metrics)
     weighted = [record for record in records if "layer_weights" in record]
@@ -67,7 +67,7 @@ def comparison_png(
     Args:
         runs: the name of each run and the records of its metrics.jsonl.
         x: the quantity on the horizontal axis.
-        metric: the figure to plot.
+        metric: what to plot.
 
     Raises:
         InputError: in a record, `x` or the metric is missing or not a number.

@@ -64,7 +64,7 @@ class Run:
 
     @property
     def metric(self) -> Metric:
-        """The figure that chooses the best checkpoint."""
+        """The metric that chooses the best checkpoint."""
         objective = Labels if self.options.is_labelled else NextToken
         return objective.metrics[0]
 

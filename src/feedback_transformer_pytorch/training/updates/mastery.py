@@ -30,9 +30,9 @@ class Mastery:
         self._growth, self._multiple_of = growth, multiple_of
         self._accuracy = 0.0
 
-    def observe(self, figures: Mapping[str, float]) -> None:
+    def observe(self, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of an update, of which ACCURACY_LAST counts."""
-        self._accuracy += RATE * (figures[ACCURACY_LAST.name] - self._accuracy)
+        self._accuracy += RATE * (metrics[ACCURACY_LAST.name] - self._accuracy)
         if self._accuracy >= self._threshold:
             steps = max(
                 self.length // self._multiple_of + 1, math.floor(self.length * self._growth / self._multiple_of)

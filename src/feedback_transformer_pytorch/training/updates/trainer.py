@@ -48,7 +48,7 @@ class Step:
         skipped: the loss or the gradient was not finite, so the weights did not change.
         tokens: tokens read, in all processes.
         block_len: tokens of a row.
-        figures: metrics of the objective before the update, over all processes.
+        metrics: values of the objective's metrics before the update, over all processes.
     """
 
     update: int
@@ -58,7 +58,7 @@ class Step:
     skipped: bool
     tokens: int
     block_len: int
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
 
 
 class Trainer:
@@ -124,9 +124,9 @@ class Trainer:
         self._optimizer.zero_grad()
         self.memories = memories if block.continues else None
         self.update += 1
-        figures = self._objective.figures(loss, dict(zip(sums, counted, strict=True)))
+        metrics = self._objective.values(loss, dict(zip(sums, counted, strict=True)))
         block_len = block.inputs.shape[1]
-        return Step(self.update, loss, grad_norm, lr, skipped, self._blocks.batch_size * block_len, block_len, figures)
+        return Step(self.update, loss, grad_norm, lr, skipped, self._blocks.batch_size * block_len, block_len, metrics)
 
     @property
     def rows(self) -> range:
