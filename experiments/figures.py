@@ -20,7 +20,7 @@ from rows import Row
 
 Column = Mapping[str, Any]
 Run = Mapping[str, Any]
-REACHED = 0.99
+REACHED = 0.9
 ENOUGH = 50  # labels at a position, for `reach`
 RUN_FIGURES = {"parameters", "seconds", "updates", "tokens", "block_len"}
 LONGEST = "512"

@@ -97,7 +97,7 @@ def test_accuracy_at_a_length_is_that_of_its_last_quarter() -> None:
 
 
 def test_reach_is_the_last_position_before_the_first_miss() -> None:
-    assert reach([1.0, None, 0.99, 0.98, 1.0]) == 3
+    assert reach([1.0, None, 0.9, 0.89, 1.0]) == 3
     assert reach([0.5]) == 0
     assert reach([1.0, 1.0]) == 2
 
