@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers import ContextKeysValues
 from ..memory import AnyMemory, Memory, StateMemory, newest
 from ..segments import Visibility
 from .applicability import warn_once
@@ -15,7 +14,7 @@ from .engine.protocols import ForwardSteps
 from .engine.walk import Walk, WalkSpec, inputs_of
 from .layout.plan import Plan, Segment
 from .layout.precision import choose_precision
-from .request import WalkRequest
+from .request import WalkRequest, select_rows
 from .stack import Stack
 
 # Tokens between two moves of the newest slots to the front of the buffer: so many that moving costs next to nothing, so
@@ -46,6 +45,26 @@ class Incremental:
         self._stack, self._like = stack, request.x[:, :0].detach()
         self._request = request._replace(x=self._like)
         self._begin(memory, *(request[1:3] if keys_values is None else keys_values.tensors))
+
+    def _begin(self, memory: AnyMemory, keys: Tensor, values: Tensor) -> None:
+        """Sets up behind a memory, with its keys and values (B, n, K*G*E)."""
+        self._states = memory.states if isinstance(memory, StateMemory) else None
+        self._lengths = memory.lengths
+        reach = self._stack.reach()
+        beyond = max(0, keys.shape[1] - reach)
+        self._beyond = keys[:, :beyond], values[:, :beyond]
+        request = self._request._replace(keys=keys[:, beyond:], values=values[:, beyond:])
+        out_dtype, precision = choose_precision(self._like)
+        self._plan = _plan(self._stack, request, reach)
+        request = request._replace(visibility=_visibility(self._plan, memory.lengths))
+        backend = choose(self._stack, request, self._plan, precision).backend
+        assert backend is not None
+        spec = WalkSpec.of(self._stack, request, self._plan, out_dtype, backend.precision(request, precision))
+        with torch.no_grad(), torch.autocast(self._like.device.type, enabled=False):
+            self._walk = Walk(spec, inputs_of(self._stack, request))
+            self._steps: ForwardSteps = backend.forward_steps(self._walk, None, None)
+        self._scratch: dict[int, Tensor] = {}  # by length
+        self._next = 0
 
     @staticmethod
     def applies(stack: Stack, request: WalkRequest, memory: AnyMemory) -> bool:
@@ -129,11 +148,10 @@ class Incremental:
             return
         memory, keys_values = self.memory.select(rows), self.keys_values.select(rows)
         self._like = self._like.index_select(0, rows)
-        mask = request.context_mask
         self._request = request._replace(
             x=self._like,
-            context=_select_context(request.context, rows),
-            context_mask=None if mask is None else mask.index_select(0, rows),
+            context=select_rows(request.context, rows),
+            context_mask=select_rows(request.context_mask, rows),
         )
         self._begin(memory, *keys_values.tensors)
 
@@ -186,26 +204,6 @@ class Incremental:
         self._beyond = self._beyond[0][:, :0], self._beyond[1][:, :0]
         self._states = None if self._states is None else self._states[:, :0]
 
-    def _begin(self, memory: AnyMemory, keys: Tensor, values: Tensor) -> None:
-        """Sets up behind a memory, with its keys and values (B, n, K*G*E)."""
-        self._states = memory.states if isinstance(memory, StateMemory) else None
-        self._lengths = memory.lengths
-        reach = self._stack.reach()
-        beyond = max(0, keys.shape[1] - reach)
-        self._beyond = keys[:, :beyond], values[:, :beyond]
-        request = self._request._replace(keys=keys[:, beyond:], values=values[:, beyond:])
-        out_dtype, precision = choose_precision(self._like)
-        self._plan = _plan(self._stack, request, reach)
-        request = request._replace(visibility=_visibility(self._plan, memory.lengths))
-        backend = choose(self._stack, request, self._plan, precision).backend
-        assert backend is not None
-        spec = WalkSpec.of(self._stack, request, self._plan, out_dtype, backend.precision(request, precision))
-        with torch.no_grad(), torch.autocast(self._like.device.type, enabled=False):
-            self._walk = Walk(spec, inputs_of(self._stack, request))
-            self._steps: ForwardSteps = backend.forward_steps(self._walk, None, None)
-        self._scratch: dict[int, Tensor] = {}  # by length
-        self._next = 0
-
 
 def _whole_segments(count: int, seq_len: int) -> int:
     return -(-count // seq_len) * seq_len
@@ -225,13 +223,6 @@ def _visibility(plan: Plan, lengths: Tensor | None) -> Visibility | None:
     before = torch.arange(0, plan.time, plan.seq_len, device=lengths.device)
     context_length = lengths[:, None] + before
     return Visibility(context_length, torch.zeros_like(context_length, dtype=torch.bool))
-
-
-def _select_context(context: Tensor | ContextKeysValues | None, rows: Tensor) -> Tensor | ContextKeysValues | None:
-    if isinstance(context, ContextKeysValues):
-        keys, values = ([layer.index_select(0, rows) for layer in part] for part in (context.keys, context.values))
-        return context._replace(keys=keys, values=values)
-    return None if context is None else context.index_select(0, rows)
 
 
 def _choose(stack: Stack, request: WalkRequest, lengths: Tensor | None) -> Choice:
