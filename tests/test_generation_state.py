@@ -63,13 +63,14 @@ def seeded() -> torch.Generator:
 @pytest.mark.parametrize("rows", ["one length", "different lengths"])
 @pytest.mark.parametrize(("cls", "fields"), MODELS, ids=str)
 def test_models_go_on_bit_for_bit(
-    cls: Any, fields: dict[str, Any], rows: str, dtype: torch.dtype, tmp_path: Path
+    cls: Any, fields: dict[str, Any], rows: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past one move of the buffer."""
+    """Past moves of the buffer."""
+    monkeypatch.setattr(incremental, "TOKENS_AT_ONCE", 40)
     model = cls(**FIELDS | {"dim": 24, "dim_head": 12, "num_tokens": 40, "mem_len": 37} | fields).to(dtype).eval()
     one_length = torch.randint(0, 40, (3, 9))
     prompt: Any = one_length if rows == "one length" else [row[: 3 * n + 2] for n, row in enumerate(one_length)]
-    assert_goes_on_bit_for_bit(model, prompt, [1, 30, 100, 80], tmp_path / "state")
+    assert_goes_on_bit_for_bit(model, prompt, [1, 30, 49, 60], tmp_path / "state")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

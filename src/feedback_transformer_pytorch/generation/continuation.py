@@ -70,7 +70,7 @@ class Continuation(Iterator[Tensor]):
         self._read_first = read_first
         self._reader: RowsReader | None = None
         self._unread = lengths.new_empty(len(lengths), 0)
-        self._seen, self._lengths = seen, lengths
+        self._seen, self._lengths = seen.clone(), lengths
         self._left, self._sampling, self._stopping, self._generator = max_new_tokens, sampling, stopping, generator
         self._recent = lengths.new_empty(len(lengths), 0)
         self._ended = torch.zeros_like(lengths, dtype=torch.bool)
@@ -80,19 +80,21 @@ class Continuation(Iterator[Tensor]):
         return self
 
     def __next__(self) -> Tensor:
-        if not self._left or bool(self._ended.all()):
+        if not self._left or (self._stopping.sequences and bool(self._ended.all())):
             raise StopIteration
         if self._reader is None:
             self._reader, logits = self._read_first()
         else:
-            self._reads_on = bool(self._ended.any())
+            self._reads_on = bool(self._stopping.sequences) and bool(self._ended.any())
             logits = self._reader.read(self._unread)
         token = self._sampling.draw(logits, self._generator, self._seen)
         self._left -= 1
         self._unread = token[:, None]
-        self._seen = self._seen.scatter(1, self._unread, True)
+        self._seen.scatter_(1, self._unread, True)
         self._lengths = self._lengths + 1
-        self._recent = torch.cat([self._recent, self._unread], dim=1)[:, -max(1, self._stopping.longest) :]
+        if not self._stopping.sequences:
+            return token
+        self._recent = torch.cat([self._recent, self._unread], dim=1)[:, -self._stopping.longest :]
         drawn = token.masked_fill(self._ended, NO_TOKEN)
         self._ended = self._ended | self._stopping.ends(self._recent)
         return drawn
@@ -120,7 +122,7 @@ class Continuation(Iterator[Tensor]):
         generators = [] if given is None else [given] if isinstance(given, torch.Generator) else list(given)
         states = [generator.get_state() for generator in generators]
         random = torch.stack(states) if states else torch.empty(0, 0, dtype=torch.uint8)
-        return ContinuationState(self._reader.states, self._unread, self._seen, self._lengths, random)
+        return ContinuationState(self._reader.states, self._unread, self._seen.clone(), self._lengths, random)
 
 
 def generate(

@@ -125,7 +125,10 @@ class Reader:
         if self.pending is not None or self._walk is not None:
             raise InputError("mask is given where a text goes on; only the start of a text may be padded")
         if bool((mask.sum(1) % seq_len != time % seq_len).any()):
-            raise InputError(f"rows of {mask.sum(1).tolist()} tokens end at different places of segments of {seq_len}")
+            raise InputError(
+                f"rows of {mask.sum(1).tolist()} tokens end at different places of segments of {seq_len}; read rows "
+                "that end at the same place together, the others by another reader"
+            )
         parts = [
             part.split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1) for part in (tokens[:, :whole], mask[:, :whole])
         ]

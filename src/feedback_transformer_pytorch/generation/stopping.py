@@ -31,8 +31,8 @@ class Stopping:
 
     @property
     def longest(self) -> int:
-        """The length of the longest stop sequence; 0 without any."""
-        return max(map(len, self.sequences), default=0)
+        """The length of the longest stop sequence, if there is one."""
+        return max(map(len, self.sequences))
 
     @property
     def last_tokens(self) -> set[int]:

@@ -19,7 +19,7 @@ from .stack import Stack
 
 # Tokens between two moves of the newest slots to the front of the buffer: so many that moving costs next to nothing, so
 # few that the buffer stays small.
-TOKENS_AT_ONCE = 128
+TOKENS_AT_ONCE = 256
 
 
 class Incremental:
