@@ -75,6 +75,18 @@ def test_baselines_search_likewise() -> None:
     assert_found(found[0], from_scratch(model, [1, 2, 3], 12, 3, 1.0, [[4]])[:3])
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0])
+def test_likely_ends_leave_the_beams_full(penalty: float) -> None:
+    model = FeedbackTransformer(**FIELDS).double().eval()
+    with torch.no_grad():
+        model.to_logits.bias[:3] += 2.0
+    stop = [[0], [1], [2]]
+    found = beam_search(
+        model, torch.tensor([[5]]), max_new_tokens=6, beams=3, num_return=3, length_penalty=penalty, stop=stop
+    )
+    assert_found(found[0], from_scratch(model, [5], 6, 3, penalty, stop)[:3])
+
+
 def test_many_beams_find_the_best_of_all_texts() -> None:
     model = FeedbackTransformer(**FIELDS | {"num_tokens": 3, "seq_len": 1}).double().eval()
     found = beam_search(model, torch.tensor([[1]]), max_new_tokens=4, beams=81, num_return=81)[0]

@@ -126,20 +126,23 @@ def test_the_state_of_baselines_does_not_grow(cls: Any) -> None:
     assert len(set(sizes[2 * FIELDS["mem_len"] :])) == 1
 
 
-@settings(max_examples=20)
-@given(variants(), st.data())
-def test_rows_are_reordered_exactly(variant: Variant, data: st.DataObject) -> None:
-    """Behind `select` a reader reads what a reader of the selected rows' text reads."""
+@given(variants(), st.booleans(), st.data())
+def test_rows_are_reordered_exactly(variant: Variant, as_many: bool, data: st.DataObject) -> None:
+    """Behind `select` a reader holds and reads what a reader of the selected rows' text does."""
     model, tokens, context = variant.model().eval(), variant.tokens(), context_of(variant)
     text = torch.cat([tokens, tokens.flip(1)], 1)
-    rows = torch.tensor(data.draw(st.lists(st.integers(0, variant.batch - 1), min_size=1, max_size=4)))
+    least, most = (variant.batch, variant.batch) if as_many else (1, 4)
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, variant.batch - 1), min_size=least, max_size=most)))
+    selected = {name: value[rows] for name, value in context.items()}
     with mock.patch.object(incremental, "TOKENS_AT_ONCE", 3):
-        reader = Reader(model, **context)
+        reader, expected = Reader(model, **context), Reader(model, **selected)
         for token in tokens.split(1, dim=1):
             reader.read(token)
+            expected.read(token[rows])
         reader.select(rows)
+        for ours, theirs in zip(reader.memory.tensors, expected.memory.tensors, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
         found = torch.stack([reader.read(token[rows]) for token in text[:, variant.time :].split(1, dim=1)], 1)
-    selected = {name: value[rows] for name, value in context.items()}
     whole = definition(model, lambda: {"x": logits_of_whole(model, text[rows], **selected)[:, variant.time :]})
     whole.assert_agrees({"x": found})
 

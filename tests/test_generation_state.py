@@ -73,6 +73,12 @@ def test_models_go_on_bit_for_bit(
     assert_goes_on_bit_for_bit(model, prompt, [1, 30, 49, 60], tmp_path / "state")
 
 
+@pytest.mark.parametrize("carry", ["keys", "state"])
+def test_models_go_on_bit_for_bit_in_bf16(carry: str, tmp_path: Path) -> None:
+    with torch.autocast("cpu"):
+        assert_goes_on_bit_for_bit(small(carry=carry), torch.tensor([[1, 2, 3]]), [3, 9, 20], tmp_path / "state")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(variants(), st.lists(st.integers(1, 12), min_size=2, max_size=4), st.integers(1, 5), st.booleans())
 def test_variants_go_on_bit_for_bit(
