@@ -16,7 +16,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_text(folder / "text.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        train(folder / "text.txt", "--out", folder / "run")
+        # So many updates that it writes ASCII: a cut inside of a character would be seen.
+        train(folder / "text.txt", "--out", folder / "run", "--max-updates=80", "--eval-every=80")
     return folder / "run"
 
 
@@ -52,12 +53,12 @@ GREEDY = ("--prompt=7 sheep", "--temperature=0")
 
 
 def test_a_text_goes_on_from_a_saved_state(written: Callable[..., str], tmp_path: Path) -> None:
-    sampled = ["--temperature=0.9", "--min-p=0.05", "--repetition-penalty=1.1"]
+    sampled = ["--temperature=0.9", "--top-k=8", "--min-p=0.05", "--repetition-penalty=1.1"]
     whole = written("--prompt=7 sheep", *sampled, "--seed=3", "--max-new-tokens=50")
     first = written("--prompt=7 sheep", *sampled, "--seed=3", "--max-new-tokens=21", "--save-state", tmp_path / "a")
     second = written(*sampled, "--max-new-tokens=20", "--load-state", tmp_path / "a", "--save-state", tmp_path / "b")
     third = written(*sampled, "--max-new-tokens=9", "--load-state", tmp_path / "b")
-    assert (first + second + third).encode(errors="replace") == whole.encode(errors="replace")
+    assert first + second + third == whole
     assert (tmp_path / "a").stat().st_size == (tmp_path / "b").stat().st_size
 
 

@@ -201,8 +201,9 @@ class Incremental:
                 behind = slice((first + distance) * batch, (stop + distance) * batch)
                 buffer.stored[first * batch : stop * batch] = buffer.stored[behind]
         self._next = kept // plan.seq_len
-        self._beyond = self._beyond[0][:, :0], self._beyond[1][:, :0]
-        self._states = None if self._states is None else self._states[:, :0]
+        # Copies of nothing: views would keep what the walk began behind.
+        self._beyond = self._beyond[0][:, :0].clone(), self._beyond[1][:, :0].clone()
+        self._states = None if self._states is None else self._states[:, :0].clone()
 
 
 def _whole_segments(count: int, seq_len: int) -> int:
