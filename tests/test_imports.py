@@ -15,6 +15,7 @@ PACKAGE = Path(feedback_transformer_pytorch.__file__).parent
 ORDER: dict[str, list[str]] = {
     ".": [
         "errors",
+        "digest",
         "files",
         "activation",
         "position",
@@ -92,6 +93,7 @@ ORDER: dict[str, list[str]] = {
         "sequences",
         "streams",
     ],
+    "generation": ["sampling", "stopping", "prompts", "reader", "rows", "continuation", "state_file", "beam"],
     "tasks": [
         "task",
         "automaton",
@@ -119,6 +121,7 @@ ORDER: dict[str, list[str]] = {
         "datasets",
         "loop",
         "evaluate",
+        "until_stop",
         "commands",
     ],
     "training/models": ["architectures", "window", "initialisation"],

@@ -7,7 +7,10 @@ from .conversion import from_reference as from_reference
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
 from .functional import walk as walk
+from .generation import beam_search as beam_search
 from .generation import generate as generate
+from .generation import load_state as load_state
+from .generation import save_state as save_state
 from .memory import Memory as Memory
 from .model import FeedbackDecoder as FeedbackDecoder
 from .model import FeedbackTransformer as FeedbackTransformer

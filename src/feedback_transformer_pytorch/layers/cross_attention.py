@@ -22,6 +22,11 @@ class ContextKeysValues(NamedTuple):
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+    def select(self, rows: Tensor) -> ContextKeysValues:
+        """Those of the rows (B',) named by index, in that order."""
+        keys, values = (tuple(layer.index_select(0, rows) for layer in part) for part in self)
+        return ContextKeysValues(keys, values)
+
 
 class CrossAttention(Sublayer):
     """Attention of every token over the context, with projections of the layer's own."""

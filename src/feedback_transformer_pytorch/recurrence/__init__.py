@@ -9,5 +9,6 @@ from .incremental import Incremental as Incremental
 from .library import walk_as_operator as walk_as_operator
 from .request import Walked as Walked
 from .request import WalkRequest as WalkRequest
+from .request import select_rows as select_rows
 from .stack import Stack as Stack
 from .stepwise import stepwise as stepwise

@@ -6,45 +6,72 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..memory import AnyMemory, StateMemory, newest
+from ..memory import AnyMemory, Memory, StateMemory, newest
+from ..segments import Visibility
 from .applicability import warn_once
 from .backends import Choice, choose
 from .engine.protocols import ForwardSteps
 from .engine.walk import Walk, WalkSpec, inputs_of
 from .layout.plan import Plan, Segment
 from .layout.precision import choose_precision
-from .request import WalkRequest
+from .request import WalkRequest, select_rows
 from .stack import Stack
 
-# Tokens that one walk is set up for: enough to forget what that costs, few enough for its buffers to stay small.
-TOKENS_AT_ONCE = 512
+# Tokens between two moves of the newest slots to the front of the buffer: so many that moving costs next to nothing, so
+# few that the buffer stays small.
+TOKENS_AT_ONCE = 256
 
 
 class Incremental:
     """Walks segment after segment, each as `fused` would on its own after those before.
 
     What a call of `fused` sets up for itself, views, buffers, and weights as the compiled kernel reads them, is set up
-    once for many segments. The parameters, the mode and the autocast must therefore stay as they are.
+    once. The parameters, the mode and the autocast must therefore stay as they are.
+
+    Keys and values go into one buffer of n + R + TOKENS_AT_ONCE slots, where n is how many slots a query sees and R the
+    memory's M in whole segments. Once it is full, its newest R slots move to where they would be after R tokens, and
+    the walk goes on from there. So neither its storage nor the time for a token grows with the number of tokens.
     """
 
-    def __init__(self, stack: Stack, request: WalkRequest, memory: AnyMemory) -> None:
-        """Starts behind a memory, all of which is seen.
+    def __init__(
+        self, stack: Stack, request: WalkRequest, memory: AnyMemory, keys_values: Memory | None = None
+    ) -> None:
+        """Starts behind a memory.
 
         Args:
             request: an x like those to come (B, T, D), the keys and values of the memory, and the context.
+            keys_values: those of all slots, as `keys_values` gave them; None: those of the request.
         """
         self._stack, self._like = stack, request.x[:, :0].detach()
         self._request = request._replace(x=self._like)
+        self._begin(memory, *(request[1:3] if keys_values is None else keys_values.tensors))
+
+    def _begin(self, memory: AnyMemory, keys: Tensor, values: Tensor) -> None:
+        """Sets up behind a memory, with its keys and values (B, n, K*G*E)."""
         self._states = memory.states if isinstance(memory, StateMemory) else None
-        self._begin(request.keys, request.values)
+        self._lengths = memory.lengths
+        reach = self._stack.reach()
+        beyond = max(0, keys.shape[1] - reach)
+        self._beyond = keys[:, :beyond], values[:, :beyond]
+        request = self._request._replace(keys=keys[:, beyond:], values=values[:, beyond:])
+        out_dtype, precision = choose_precision(self._like)
+        self._plan = _plan(self._stack, request, reach)
+        request = request._replace(visibility=_visibility(self._plan, memory.lengths))
+        backend = choose(self._stack, request, self._plan, precision).backend
+        assert backend is not None
+        spec = WalkSpec.of(self._stack, request, self._plan, out_dtype, backend.precision(request, precision))
+        with torch.no_grad(), torch.autocast(self._like.device.type, enabled=False):
+            self._walk = Walk(spec, inputs_of(self._stack, request))
+            self._steps: ForwardSteps = backend.forward_steps(self._walk, None, None)
+        self._scratch: dict[int, Tensor] = {}  # by length
+        self._next = 0
 
     @staticmethod
     def applies(stack: Stack, request: WalkRequest, memory: AnyMemory) -> bool:
-        """Whether it computes what the stack's modules say, and sees all of the memory."""
-        dropout = stack.training and (stack.config.attn_dropout > 0 or stack.config.ff_dropout > 0)
-        if memory.lengths is not None or dropout:
+        """Whether it computes what the stack's modules say."""
+        if stack.training and (stack.config.attn_dropout > 0 or stack.config.ff_dropout > 0):
             return False
-        choice = _choose(stack, request)
+        choice = _choose(stack, request, memory.lengths)
         if choice.backend is None and choice.reason is not None:
             warn_once(choice.reason)
         return choice.backend is not None
@@ -52,21 +79,42 @@ class Incremental:
     @property
     def memory(self) -> AnyMemory:
         """The memory of the newest M tokens up to here."""
-        count, mem_len = self._next * self._plan.seq_len, self._stack.config.mem_len
         if self._states is None:
-            return newest(self._keys_values(count), mem_len)
-        stored = self._walk.buffer.stored
+            return self.keys_values
+        count, stored = self._count, self._walk.buffer.stored
         assert stored is not None
         new = self._plan.from_rows(stored)[:, :count]
         if self._stack.config.carry == "normed_state":
             with torch.no_grad():
                 new = self._stack.first_norm(new)
-        return newest([torch.cat([self._states, new], dim=1)], mem_len)
+        left = newest([torch.cat([self._states, new], dim=1)], self._stack.config.mem_len)
+        left.lengths = self._seen(left)
+        return left
 
-    def _keys_values(self, count: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, n, K*G*E) of the carried slots and of the first `count` tokens."""
-        keys, values = self._walk.buffer.all_keys_values(self._walk.spec.out_dtype, self._plan.carried + count)
-        return torch.cat([self._beyond[0], keys], dim=1), torch.cat([self._beyond[1], values], dim=1)
+    @property
+    def keys_values(self) -> Memory:
+        """The keys and values of the same slots, which a walk needs to go on exactly where states are carried."""
+        count = self._plan.carried + self._count
+        keys, values = self._walk.buffer.all_keys_values(self._walk.spec.out_dtype, count)
+        beyond_keys, beyond_values = self._beyond
+        both = [torch.cat([beyond_keys, keys], dim=1), torch.cat([beyond_values, values], dim=1)]
+        left = newest(both, self._stack.config.mem_len)
+        assert isinstance(left, Memory)
+        left.lengths = self._seen(left)
+        return left
+
+    @property
+    def _count(self) -> int:
+        """Tokens that the walk counts behind the carried slots."""
+        return self._next * self._plan.seq_len
+
+    def _seen(self, left: AnyMemory) -> Tensor | None:
+        """(B,), how many slots of the memory that is left each row sees; None where every row sees all."""
+        if self._lengths is None:
+            return None
+        slots = left.tensors[0].shape[1]
+        lengths = (self._lengths + self._count).clamp(max=slots)
+        return None if bool((lengths == slots).all()) else lengths
 
     def step(self, x: Tensor) -> Tensor:
         """A whole segment (B, S, D) to its top states (B, S, D); it enters the memory.
@@ -77,6 +125,10 @@ class Incremental:
         self._check(x, self._plan.seq_len)
         states = self._walk_to_top(x)
         self._next += 1
+        if self._next == len(self._plan.segments):
+            self._move_to_front()
+        if self._lengths is not None and int(self._lengths.min()) + self._count >= self._stack.config.mem_len:
+            self._begin(self.memory, *self.keys_values.tensors)  # faster where all rows see all
         return states
 
     def peek(self, x: Tensor) -> Tensor:
@@ -87,6 +139,31 @@ class Incremental:
         """
         self._check(x, 1)
         return self._walk_to_top(x)
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with the rows (B',) named by index, in that order (beam search)."""
+        request = self._request
+        if len(rows) == len(self._like) and self._lengths is None and request.context is None:
+            self._select_in_place(rows)
+            return
+        memory, keys_values = self.memory.select(rows), self.keys_values.select(rows)
+        self._like = self._like.index_select(0, rows)
+        self._request = request._replace(
+            x=self._like,
+            context=select_rows(request.context, rows),
+            context_mask=select_rows(request.context_mask, rows),
+        )
+        self._begin(memory, *keys_values.tensors)
+
+    def _select_in_place(self, rows: Tensor) -> None:
+        buffer, plan = self._walk.buffer, self._plan
+        slots = buffer.buffer.unflatten(1, (self._stack.config.banks, plan.batch, -1))
+        slots.copy_(slots.index_select(2, rows))
+        if buffer.stored is not None:
+            stored = buffer.stored.unflatten(0, (-1, plan.batch, plan.seq_len))
+            stored.copy_(stored.index_select(1, rows))
+        self._beyond = self._beyond[0].index_select(0, rows), self._beyond[1].index_select(0, rows)
+        self._states = None if self._states is None else self._states.index_select(0, rows)
 
     def _check(self, x: Tensor, shortest: int) -> None:
         like, seq_len = self._like, self._plan.seq_len
@@ -99,13 +176,8 @@ class Incremental:
 
     @torch.no_grad()
     def _walk_to_top(self, x: Tensor) -> Tensor:
-        if self._next == len(self._plan.segments):
-            states = self.memory
-            keys_values = newest(self._keys_values(self._next * self._plan.seq_len), self._stack.config.mem_len)
-            self._states = states.states if isinstance(states, StateMemory) else None
-            self._begin(*keys_values.tensors)
         batch, length = x.shape[:2]
-        start = self._next * self._plan.seq_len
+        start = self._count
         segment = Segment(self._next, start, length, slice(start * batch, (start + length) * batch))
         if length not in self._scratch:
             self._scratch[length] = self._like.new_empty(self._stack.config.depth + 1, batch * length, x.shape[2])
@@ -115,29 +187,46 @@ class Incremental:
             self._steps.step(segment, state)
         return state[-1].view(x.shape).clone()
 
-    def _begin(self, keys: Tensor, values: Tensor) -> None:
-        """Sets up for `TOKENS_AT_ONCE` tokens behind keys and values (B, n, K*G*E)."""
-        reach = self._stack.reach()
-        beyond = max(0, keys.shape[1] - reach)
-        self._beyond = keys[:, :beyond], values[:, :beyond]
-        request = self._request._replace(keys=keys[:, beyond:], values=values[:, beyond:])
-        out_dtype, precision = choose_precision(self._like)
-        self._plan = _plan(self._stack, request, reach)
-        backend = choose(self._stack, request, self._plan, precision).backend
-        assert backend is not None
-        spec = WalkSpec.of(self._stack, request, self._plan, out_dtype, backend.precision(request, precision))
-        with torch.no_grad(), torch.autocast(self._like.device.type, enabled=False):
-            self._walk = Walk(spec, inputs_of(self._stack, request))
-            self._steps: ForwardSteps = backend.forward_steps(self._walk, None, None)
-        self._scratch: dict[int, Tensor] = {}  # by length
-        self._next = 0
+    def _move_to_front(self) -> None:
+        """Moves what is stored of the newest R tokens to the places of the first R, and goes on behind them."""
+        plan, buffer, batch = self._plan, self._walk.buffer, self._plan.batch
+        kept = _whole_segments(self._stack.config.mem_len, plan.seq_len)
+        distance = plan.time - kept
+        # Pieces of this length do not overlap with what they are made of.
+        for first in range(0, kept, distance):
+            stop = min(first + distance, kept)
+            slots = buffer.buffer[:, :, plan.slots :]
+            slots[:, :, first:stop] = slots[:, :, first + distance : stop + distance]
+            if buffer.stored is not None:
+                behind = slice((first + distance) * batch, (stop + distance) * batch)
+                buffer.stored[first * batch : stop * batch] = buffer.stored[behind]
+        self._next = kept // plan.seq_len
+        # Copies of nothing: views would keep what the walk began behind.
+        self._beyond = self._beyond[0][:, :0].clone(), self._beyond[1][:, :0].clone()
+        self._states = None if self._states is None else self._states[:, :0].clone()
+
+
+def _whole_segments(count: int, seq_len: int) -> int:
+    return -(-count // seq_len) * seq_len
 
 
 def _plan(stack: Stack, request: WalkRequest, reach: int) -> Plan:
+    """That of the buffer, which holds more tokens than there are slots, so that windows have the same slots always."""
     seq_len, carried = stack.config.seq_len, min(reach, request.keys.shape[1])
-    time = -(-TOKENS_AT_ONCE // seq_len) * seq_len
+    time = _whole_segments(stack.config.mem_len, seq_len) + _whole_segments(TOKENS_AT_ONCE, seq_len)
     return Plan(request.x.shape[0], time, seq_len, reach, carried)
 
 
-def _choose(stack: Stack, request: WalkRequest) -> Choice:
-    return choose(stack, request, _plan(stack, request, stack.reach()), choose_precision(request.x)[1])
+def _visibility(plan: Plan, lengths: Tensor | None) -> Visibility | None:
+    """What rows see that see `lengths` (B,) slots of the carried memory. A single token has a neighbour."""
+    if lengths is None:
+        return None
+    before = torch.arange(0, plan.time, plan.seq_len, device=lengths.device)
+    context_length = lengths[:, None] + before
+    return Visibility(context_length, torch.zeros_like(context_length, dtype=torch.bool))
+
+
+def _choose(stack: Stack, request: WalkRequest, lengths: Tensor | None) -> Choice:
+    plan = _plan(stack, request, stack.reach())
+    request = request._replace(visibility=_visibility(plan, lengths))
+    return choose(stack, request, plan, choose_precision(request.x)[1])

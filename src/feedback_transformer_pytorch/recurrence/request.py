@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from ..layers import ContextKeysValues
 from ..segments import Visibility
+
+Batched = TypeVar("Batched", Tensor, Tensor | None, Tensor | ContextKeysValues | None)
+
+
+def select_rows(batched: Batched, rows: Tensor) -> Batched:
+    """What there is of the rows (B',) named by index, in that order."""
+    if isinstance(batched, ContextKeysValues):
+        return batched.select(rows)
+    return None if batched is None else batched.index_select(0, rows)
 
 
 class WalkRequest(NamedTuple):

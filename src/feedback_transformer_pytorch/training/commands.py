@@ -7,46 +7,82 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..data import train_bpe
+from ..data import Tokenizer, train_bpe
 from ..errors import InputError
 from ..files import write_atomically
-from ..generation import generate
+from ..generation import Continuation, ContinuationState, Model, beam_search, generate, load_state, save_state
 from .models.architectures import default_device
 from .options import GenerateOptions, PlotOptions, TokenizerOptions
 from .reporting.plots import comparison_png
 from .saving.run import Run
+from .until_stop import UntilStop
 
 
 def write_text(options: GenerateOptions) -> Iterator[str]:
-    """Yields the prompt, then its continuation token by token.
+    """Yields the prompt, then its continuation token by token; of a beam search, at once.
 
     Raises:
-        InputError: the RUN or an option cannot be used.
+        InputError: the RUN, a file or an option cannot be used.
     """
+    if options.save_state is not None and not Path(options.save_state).absolute().parent.is_dir():
+        raise InputError(f"--save-state is {options.save_state}, in a directory that does not exist; create it first")
     run, device = Run.open(options.run), default_device()
     tokenizer = run.tokenizer()
     model = run.load_model(tokenizer.num_tokens).to(device)
-    generator = torch.Generator(device)
-    if options.seed is None:
+    state = None if options.load_state is None else load_state(options.load_state, model)
+    decoder, until_stop, prompt = tokenizer.stream_decoder(), UntilStop(options.stop), None
+    if options.prompt is not None or state is None:
+        tokens = tokenizer.encode("\n" if options.prompt is None else options.prompt).astype(np.int64)
+        for token in tokens:
+            yield decoder.push(token)
+        prompt = torch.from_numpy(tokens)[None].to(device)
+    continuation = None if options.beams is not None else _sampled(options, model, prompt, state, device)
+    for new in _likeliest(options, model, prompt, tokenizer) if continuation is None else continuation:
+        yield until_stop.push(decoder.push(new))
+        if until_stop.found:
+            break
+    yield until_stop.push(decoder.finish()) + until_stop.finish()
+    if continuation is not None and options.save_state is not None:
+        save_state(options.save_state, continuation.state, model)
+
+
+def _sampled(
+    options: GenerateOptions,
+    model: Model,
+    prompt: Tensor | None,
+    state: ContinuationState | None,
+    device: torch.device,
+) -> Continuation:
+    """The tokens that are drawn behind a prompt (1, n), a state, or both."""
+    generator = None  # that of the state
+    if options.seed is not None:
+        generator = torch.Generator(device).manual_seed(options.seed)
+    elif state is None:
+        generator = torch.Generator(device)
         generator.seed()
-    else:
-        generator.manual_seed(options.seed)
-    prompt = tokenizer.encode(options.prompt).astype(np.int64)
-    decoder = tokenizer.stream_decoder()
-    for token in prompt:
-        yield decoder.push(token)
-    for new in generate(
+    return generate(
         model,
-        torch.from_numpy(prompt)[None].to(device),
+        prompt,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
         generator=generator,
-    ):
-        yield decoder.push(new)
-    yield decoder.finish()
+        state=state,
+    )
+
+
+def _likeliest(options: GenerateOptions, model: Model, prompt: Tensor | None, tokenizer: Tokenizer) -> Tensor:
+    """The tokens (n,) that a beam search finds behind a prompt (1, n)."""
+    assert prompt is not None
+    assert options.beams is not None
+    stop = [tokenizer.encode(text).tolist() for text in options.stop]
+    count, beams = options.max_new_tokens, options.beams
+    return beam_search(model, prompt, max_new_tokens=count, beams=beams, stop=stop)[0][0].tokens
 
 
 def draw_runs(options: PlotOptions) -> None:

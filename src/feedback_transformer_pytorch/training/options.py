@@ -12,7 +12,7 @@ from ..data import stages
 from ..errors import InputError
 from ..model import Implementation
 from ..tasks import SequenceTask, find_task, task_names
-from .schema import OptionInfo, Options, flag
+from .schema import OptionInfo, Options, default_of, flag
 
 Model = Literal["feedback", "parallel", "transformer-xl"]
 Position = Literal["relative", "t5", "learned"]
@@ -350,20 +350,60 @@ class GenerateOptions(Options):
     """A continuation of a prompt, written by a trained model."""
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
-    prompt: Annotated[str, OptionInfo("the text to continue")] = "\n"
-    max_new_tokens: Annotated[int, OptionInfo("tokens to write", at_least=1)] = 400
+    prompt: Annotated[
+        str | None, OptionInfo("the text to continue; null: a new line, or nothing behind a --load-state")
+    ] = None
+    max_new_tokens: Annotated[int, OptionInfo("tokens to write, at most", at_least=1)] = 400
     temperature: Annotated[float, OptionInfo("low is predictable; 0 takes the most likely token", at_least=0)] = 0.8
     top_k: Annotated[int | None, OptionInfo("sample from the k most likely tokens", at_least=1)] = None
     top_p: Annotated[
         float | None,
         OptionInfo("sample from the most likely tokens of total probability p", above=0, at_most=1),
     ] = None
+    min_p: Annotated[
+        float | None,
+        OptionInfo("sample from the tokens at least p times as likely as the most likely one", above=0, at_most=1),
+    ] = None
+    repetition_penalty: Annotated[
+        float, OptionInfo("above 1 makes tokens of the text so far less likely; 1 is off", above=0)
+    ] = 1.0
+    stop: Annotated[
+        list[str], OptionInfo("texts that end the continuation where one of them is written; they are not printed")
+    ] = dataclasses.field(default_factory=list)
+    beams: Annotated[
+        int | None,
+        OptionInfo("do not sample: search for the likeliest continuation with this many beams", at_least=1),
+    ] = None
     seed: Annotated[
         int | None,
-        OptionInfo("random seed; null: another text each time", at_least=0, below=2**63),
+        OptionInfo(
+            "random seed; null: another text each time, or as if --load-state were not cut", at_least=0, below=2**63
+        ),
+    ] = None
+    save_state: Annotated[
+        str | None, OptionInfo("a file to write the state to, from which --load-state continues the text")
+    ] = None
+    load_state: Annotated[
+        str | None, OptionInfo("a file that --save-state wrote; the text continues exactly from there")
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.prompt:
+        if self.prompt == "":
             raise InputError("--prompt is empty; give at least one character to continue")
+        if "" in self.stop:
+            raise InputError("--stop has an empty text; give texts of at least one character")
+        if self.beams is not None:
+            for field in dataclasses.fields(self):
+                given = getattr(self, field.name)
+                if field.name in _NOT_WITH_BEAMS and given != default_of(field):
+                    raise InputError(
+                        f"{flag(field.name)} is {given!r} with --beams {self.beams}, which neither samples nor has one "
+                        "state; leave out one of them"
+                    )
+
+
+_NOT_WITH_BEAMS = (
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    *("save_state", "load_state"),
+)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ...data import Tokenizer, Vocabulary, load_tokenizer
+from ...digest import digest
 from ...errors import InputError, MissingExtraError
 from ...files import PART, append_line, remove_parts, sync, sync_directory, truncate_synced, write_atomically, writing
 from ..earlier import completed
@@ -163,7 +164,7 @@ class Run:
         Raises:
             InputError: the new weights cannot be written; the old ones are unchanged.
         """
-        write_atomically(self.weights, save(dict(weights), metadata={"sha256": _digest(weights)}))
+        write_atomically(self.weights, save(dict(weights), metadata={"sha256": digest(weights)}))
 
     def load_model(self, num_tokens: int, mem_len: int | None = None) -> LanguageModel:
         """The model with the weights of the last validation or stop, in evaluation mode.
@@ -268,7 +269,7 @@ class Run:
             state = load(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
             expected = header.get("__metadata__", {}).get("sha256")  # None in weights copied from a checkpoint
-            if expected is not None and expected != _digest(state):
+            if expected is not None and expected != digest(state):
                 raise ValueError("its numbers do not match its SHA-256")
         except (SafetensorError, ValueError) as error:
             raise InputError(
@@ -319,14 +320,6 @@ def _is_validation(line: bytes, update: int) -> bool:
         return record["kind"] == "validation" and record["update"] == update
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def _digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of all names and numbers, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode() + b"\0" + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def fixed_options(options: TrainOptions) -> dict[str, Any]:

@@ -1,21 +1,20 @@
-"""Sampling, with the memory and the unfinished segment as the only state: a token costs the same however much was
-written before it."""
+"""Reading token by token, with the memory and the unfinished segment as the only state: a token costs the same however
+much was read before it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .baselines import HiddenMemory, ParallelTransformer, TransformerXL
-from .errors import InputError
-from .layers import ContextKeysValues
-from .memory import AnyMemory
-from .model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
-from .recurrence import Incremental, WalkRequest, computes_like, is_called_plainly
+from ..baselines import HiddenMemory, ParallelTransformer, TransformerXL
+from ..errors import InputError
+from ..layers import ContextKeysValues
+from ..memory import AnyMemory, Memory, StateMemory
+from ..model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
+from ..recurrence import Incremental, WalkRequest, computes_like, is_called_plainly, select_rows
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
 READ_AT_ONCE = 256
@@ -24,44 +23,27 @@ Model: TypeAlias = FeedbackTransformer | ParallelTransformer | TransformerXL
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn.
+class ReaderState:
+    """What a reader has read, of constant size; another reader goes on from it exactly.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens may be drawn; None for all.
-        top_p: only the likeliest tokens whose probabilities just reach p may be drawn (Holtzman et al. 2020);
-            None for all.
-
-    Raises:
-        InputError: a value is out of range.
+        memory: up to the last whole segment; None for nothing.
+        keys_values: those that a walk made of stored states, of the memory's newest slots; None where the memory is
+            keys and values itself, or where no walk has made any.
+        pending: (B, n < S), the tokens after the last whole segment; None for none.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    memory: AnyMemory | HiddenMemory | None
+    keys_values: Memory | None
+    pending: Tensor | None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}; it must be at least 0 and finite")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k is {self.top_k}; it must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-
-    def draw(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One token (B,) from logits (B, V)."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        logits = logits.float() / self.temperature
-        if self.top_k is not None:
-            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
-        if self.top_p is not None:
-            ranked, order = logits.softmax(-1).sort(descending=True)
-            beyond = ranked.cumsum(-1) - ranked >= self.top_p
-            logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    def select(self, rows: Tensor) -> ReaderState:
+        """The state of the rows (B',) named by index, in that order."""
+        return ReaderState(
+            None if self.memory is None else self.memory.select(rows),
+            None if self.keys_values is None else self.keys_values.select(rows),
+            select_rows(self.pending, rows),
+        )
 
 
 class Reader:
@@ -72,7 +54,7 @@ class Reader:
     reads, the model must stay as it is.
 
     Args:
-        memory: what precedes the text, as a call of the model returned it.
+        memory: what precedes the text, as a call of the model returned it, or as another reader's `state`.
         context: (B, N, C), what every token also attends to; for models with a `context_dim`, and only for them.
         context_mask: (B, N) bool, True at what is seen of the context; None: all of it.
     """
@@ -80,14 +62,16 @@ class Reader:
     def __init__(
         self,
         model: Model,
-        memory: AnyMemory | HiddenMemory | None = None,
+        memory: AnyMemory | HiddenMemory | ReaderState | None = None,
         *,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> None:
         self.model = model
-        self.pending: Tensor | None = None
-        self._memory: Any = memory
+        start = memory if isinstance(memory, ReaderState) else ReaderState(memory, None, None)
+        self.pending = start.pending
+        self._memory: Any = start.memory
+        self._keys_values = start.keys_values
         self._walk: Incremental | None = None
         self._context = {} if context is None and context_mask is None else _context_of(model, context, context_mask)
 
@@ -96,13 +80,37 @@ class Reader:
         """What was read, up to the last whole segment, as a call of the model returns it."""
         return self._memory if self._walk is None else self._walk.memory
 
+    @property
+    def state(self) -> ReaderState:
+        """What was read: another reader goes on from it exactly."""
+        if self._walk is None:
+            return ReaderState(self._memory, self._keys_values, self.pending)
+        memory = self._walk.memory
+        return ReaderState(memory, self._walk.keys_values if isinstance(memory, StateMemory) else None, self.pending)
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with the rows (B',) named by index, in that order (beam search)."""
+        if self._walk is not None:
+            self._walk.select(rows)
+            self.pending = select_rows(self.pending, rows)
+        else:
+            selected = self.state.select(rows)
+            self._memory, self._keys_values, self.pending = selected.memory, selected.keys_values, selected.pending
+        self._context = {name: select_rows(value, rows) for name, value in self._context.items()}
+
     @torch.no_grad()
-    def read(self, tokens: Tensor) -> Tensor:
+    def read(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Reads tokens (B, n >= 1); returns the logits (B, V) after the last.
+
+        Args:
+            mask: (B, n) bool, True at a real token, where a text begins with padding. Then all rows' counts of real
+                tokens have the same rest when divided by S, and nothing is pending.
 
         Raises:
             InputError: a token is out of range, or the memory or the context does not fit.
         """
+        if mask is not None:
+            return self._read_padded(tokens, mask)
         if self.pending is not None:
             tokens = torch.cat([self.pending, tokens], dim=1)
         seq_len = self.model.config.seq_len
@@ -111,6 +119,24 @@ class Reader:
         self.pending = tokens[:, whole:] if whole < tokens.shape[1] else None
         return logits
 
+    def _read_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        seq_len, time = self.model.config.seq_len, tokens.shape[1]
+        whole = time // seq_len * seq_len
+        if self.pending is not None or self._walk is not None:
+            raise InputError("mask is given where a text goes on; only the start of a text may be padded")
+        if bool((mask.sum(1) % seq_len != time % seq_len).any()):
+            raise InputError(
+                f"rows of {mask.sum(1).tolist()} tokens end at different places of segments of {seq_len}; read rows "
+                "that end at the same place together, the others by another reader"
+            )
+        parts = [
+            part.split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1) for part in (tokens[:, :whole], mask[:, :whole])
+        ]
+        self._keys_values = None
+        for part, real in zip(*parts, strict=True):
+            logits, self._memory = self.model(part, self._memory, return_memory=True, mask=real, **self._context)
+        return logits[:, -1] if whole == time else self.read(tokens[:, whole:])
+
     def _logits(self, tokens: Tensor, whole: int) -> Tensor:
         """The logits (B, V) after tokens, of which the first `whole` enter the memory."""
         if isinstance(self.model, FeedbackTransformer) and _is_plain(self.model):
@@ -118,7 +144,7 @@ class Reader:
             x = self.model.token_emb(tokens)
             self._project_context(self.model, x)
             if self._walk is None and self.model.implementation != "stepwise":
-                self._walk = _walk(self.model, x, self._memory, **self._context)
+                self._walk = _walk(self.model, x, self._memory, self._keys_values, **self._context)
             if self._walk is not None:
                 state = _step(self._walk, x, self.model.config.seq_len)
                 return self.model.to_logits(self.model.decoder.norm(state))
@@ -134,6 +160,7 @@ class Reader:
     def _call(self, tokens: Tensor, whole: int) -> Tensor:
         """The same by calls of the model."""
         seq_len, logits = self.model.config.seq_len, None
+        self._keys_values = None
         for part in tokens[:, :whole].split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1):
             if part.shape[1]:
                 logits, self._memory = self.model(part, self._memory, return_memory=True, **self._context)
@@ -162,13 +189,14 @@ def _walk(
     model: FeedbackTransformer,
     x: Tensor,
     memory: Any,
+    keys_values: Memory | None,
     context: ContextKeysValues | None = None,
     context_mask: Tensor | None = None,
 ) -> Incremental | None:
     """A walk that goes on behind a memory, for embeddings like x (B, T, D); None where it does not apply."""
     stack, past = model.decoder.stack, model.decoder.start(memory, x)
     request = WalkRequest(x, *model.decoder.keys_values(past), context=context, context_mask=context_mask)
-    return Incremental(stack, request, past) if Incremental.applies(stack, request, past) else None
+    return Incremental(stack, request, past, keys_values) if Incremental.applies(stack, request, past) else None
 
 
 def _step(walk: Incremental, x: Tensor, seq_len: int) -> Tensor:
@@ -182,47 +210,3 @@ def _with_neighbour(segment: Tensor) -> Tensor:
     """The segment; a single token twice. By itself a token has no local key, which it has inside a longer segment, and
     it does not see its neighbour."""
     return segment if segment.shape[1] > 1 else torch.cat([segment, segment], dim=1)
-
-
-def generate(
-    model: Model,
-    prompt: Tensor,
-    *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-    memory: AnyMemory | HiddenMemory | None = None,
-    context: Tensor | None = None,
-    context_mask: Tensor | None = None,
-) -> Iterator[Tensor]:
-    """Continues a prompt, token by token.
-
-    Args:
-        prompt: (B, n >= 1) tokens.
-        max_new_tokens: how many tokens to draw.
-        temperature, top_k, top_p: see `Sampling`.
-        generator: the source of randomness.
-        memory, context, context_mask: see `Reader`; the memory precedes the prompt.
-
-    Yields:
-        tokens (B,).
-
-    Raises:
-        InputError: a value is out of range.
-    """
-    sampling = Sampling(temperature, top_k, top_p)
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
-    reader = Reader(model, memory, context=context, context_mask=context_mask)
-    return _continue(reader, prompt, max_new_tokens, sampling, generator)
-
-
-def _continue(
-    reader: Reader, tokens: Tensor, count: int, sampling: Sampling, generator: torch.Generator | None
-) -> Iterator[Tensor]:
-    for _ in range(count):
-        token = sampling.draw(reader.read(tokens), generator)
-        yield token
-        tokens = token[:, None]
