@@ -37,7 +37,7 @@ def test_removed_tokens_leave_no_trace(
             expected = model(text, attention_mask=mask, use_cache=False).logits[:, -new:]
             torch.testing.assert_close(found[seen.bool()], expected[seen.bool()], atol=1e-10, rtol=0)
             removed = min(removed, text.shape[1])
-            past.crop(-removed)
+            past.crop(torch.tensor(-removed) if len(steps) % 2 else -removed)  # 5.17 gives a tensor
             text, mask = text[:, : text.shape[1] - removed], mask[:, : mask.shape[1] - removed]
             assert past.get_seq_length() == text.shape[1]
 
@@ -53,7 +53,7 @@ def test_what_is_recorded_is_bounded(model: FeedbackTransformerForCausalLM, monk
         assert sum(piece.x.shape[1] for piece in past._pieces) <= 2 * 24 + cache.PIECE
     past.crop(-24)
     expected = model(text[:, :180]).logits[:, -4:]
-    torch.testing.assert_close(model(text[:, 176:180], past_key_values=past).logits, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(model(text[:, 176:180], past_key_values=past).logits, expected, atol=1e-10, rtol=0)
     with pytest.raises(InputError, match="100 tokens are to be removed"):
         past.crop(-100)
 

@@ -123,15 +123,16 @@ class FeedbackCache(Cache):
         """From now on, tokens can be removed."""
         self._recording = True
 
-    def crop(self, tokens_to_remove: int) -> None:
+    def crop(self, tokens_to_remove: int | Tensor) -> None:
         """Removes the newest tokens, so that all is as if they had never been read.
 
         Args:
-            tokens_to_remove: minus their number, as `transformers` has it.
+            tokens_to_remove: minus their number, as `transformers` has it, which may give a tensor ().
 
         Raises:
             InputError: it is above 0, or the past was not recorded that far back.
         """
+        tokens_to_remove = int(tokens_to_remove)  # added to a tensor, the length would change in place
         if tokens_to_remove > 0:
             raise InputError(f"tokens_to_remove is {tokens_to_remove}; give minus the number of tokens to remove")
         target = self._length + tokens_to_remove
