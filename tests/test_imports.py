@@ -131,6 +131,8 @@ ORDER: dict[str, list[str]] = {
         "modeling",
         "auto",
         "tokenizer",
+        "model_card",
+        "export",
     ],
     "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "mastery", "trainer"],

@@ -11,3 +11,4 @@ from .auto import FeedbackTransformerConfig as FeedbackTransformerConfig
 from .auto import FeedbackTransformerForCausalLM as FeedbackTransformerForCausalLM
 from .auto import FeedbackTransformerModel as FeedbackTransformerModel
 from .cache import FeedbackCache as FeedbackCache
+from .export import export_run as export_run

@@ -367,3 +367,11 @@ class GenerateOptions(Options):
         super().__post_init__()
         if not self.prompt:
             raise InputError("--prompt is empty; give at least one character to continue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """A trained model as a folder that Hugging Face's transformers loads."""
+
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made on text", positional=True)]
+    to: Annotated[str, OptionInfo("the directory to write, new or empty")]
