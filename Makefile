@@ -33,7 +33,7 @@ test: lint  ## everything that must hold, in less than ten minutes on two cores
 	$(RUN)python -m pip install --quiet --disable-pip-version-check --upgrade --target $@ transformers==$(OLDEST)
 
 test-hf: .venv/ready .venv/transformers-$(OLDEST)  ## the tests of hf under the oldest transformers and that of constraints.txt
-	PYTHONPATH=.venv/transformers-$(OLDEST) $(RUN)pytest tests/hf
+	PYTHONPATH=$(CURDIR)/.venv/transformers-$(OLDEST) $(RUN)pytest tests/hf
 	$(RUN)pytest tests/hf
 
 soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 updates, 40 MB of text

@@ -278,6 +278,7 @@ def _one_line(error: Exception) -> str:
 def _reworded(text: str) -> str:
     """Replaces parser keys and Python types in messages of jsonargparse by options and values."""
     text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
+    text = re.sub(r'("command" to be one of) \{.*?\}', rf"\1 {{{','.join(COMMANDS)}}}", text)  # it names but a few
     text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
     text = re.sub(r"\b(?:eval|generate|plot|tokenizer|export)\.(\w+)", lambda key: key[1].upper(), text)
     text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)

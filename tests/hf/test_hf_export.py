@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,12 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, capsys: pyt
     assert "exists and is no empty directory" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path), "--to", str(tmp_path / "shared")]) == 2
     assert "is not a RUN directory" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "feedback_transformer_pytorch.hf")
+    assert cli.main(["export", "run", "--to", "shared"]) == 2
+    error = capsys.readouterr().err
+    assert "transformers is not installed; it comes with the 'hf' extra" in error
+    assert error.count("\n") == 1
