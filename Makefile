@@ -2,8 +2,9 @@
 PYTHON ?= python3
 RUN := .venv/bin/
 DEMO ?= demo-run
+OLDEST := 5.17.0
 
-.PHONY: demo test soak lint bench experiments clean
+.PHONY: demo test test-hf soak lint bench experiments clean
 
 .venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +28,13 @@ lint: .venv/ready
 
 test: lint  ## everything that must hold, in less than ten minutes on two cores
 	$(RUN)pytest -n 2
+
+.venv/transformers-$(OLDEST): .venv/ready
+	$(RUN)python -m pip install --quiet --disable-pip-version-check --upgrade --target $@ transformers==$(OLDEST)
+
+test-hf: .venv/ready .venv/transformers-$(OLDEST)  ## the tests of hf under the oldest transformers and that of constraints.txt
+	PYTHONPATH=$(CURDIR)/.venv/transformers-$(OLDEST) $(RUN)pytest tests/hf
+	$(RUN)pytest tests/hf
 
 soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 updates, 40 MB of text
 	$(RUN)pytest -m slow

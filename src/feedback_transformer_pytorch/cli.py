@@ -20,6 +20,7 @@ from .errors import InputError, MissingExtraError
 from .training.earlier import completed, is_complete, memory_norm_of, renamed
 from .training.options import (
     EvalOptions,
+    ExportOptions,
     GenerateOptions,
     PlotOptions,
     TokenizerOptions,
@@ -107,12 +108,22 @@ def tokenizer(options: TokenizerOptions) -> int:
     return 0
 
 
+def export(options: ExportOptions) -> int:
+    """Writes a model for transformers."""
+    from .hf import export_run
+
+    export_run(options.run, options.to)
+    print(options.to)
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "train": (TrainOptions, train, "train a model on text or labels"),
     "eval": (EvalOptions, evaluate, "measure a model: bits per byte of text, accuracy of labels"),
     "generate": (GenerateOptions, generate, "continue a prompt with a model"),
     "plot": (PlotOptions, plot, "plot several runs"),
     "tokenizer": (TokenizerOptions, tokenizer, "train a tokenizer on text"),
+    "export": (ExportOptions, export, "write a model for Hugging Face's transformers"),
 }
 
 
@@ -267,8 +278,9 @@ def _one_line(error: Exception) -> str:
 def _reworded(text: str) -> str:
     """Replaces parser keys and Python types in messages of jsonargparse by options and values."""
     text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
+    text = re.sub(r'("command" to be one of) \{.*?\}', rf"\1 {{{','.join(COMMANDS)}}}", text)  # it names but a few
     text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
-    text = re.sub(r"\b(?:eval|generate|plot|tokenizer)\.(\w+)", lambda key: key[1].upper(), text)
+    text = re.sub(r"\b(?:eval|generate|plot|tokenizer|export)\.(\w+)", lambda key: key[1].upper(), text)
     text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)
     text = re.sub(r"(?:a )?<class '(\w+)'>", r"\1", text)
     return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")

@@ -195,3 +195,9 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTE_OF_CHARACTER = _byte_of_character()
+_CHARACTER_OF_BYTE = {byte: character for character, byte in _BYTE_OF_CHARACTER.items()}
+
+
+def character_of_byte(byte: int) -> str:
+    """What stands for a byte in the vocabulary of a byte-level tokenizer."""
+    return _CHARACTER_OF_BYTE[byte]

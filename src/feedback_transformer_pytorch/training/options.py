@@ -407,3 +407,11 @@ _NOT_WITH_BEAMS = (
     *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
     *("save_state", "load_state"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """A trained model as a folder that Hugging Face's transformers loads."""
+
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made on text", positional=True)]
+    to: Annotated[str, OptionInfo("the directory to write, new or empty")]

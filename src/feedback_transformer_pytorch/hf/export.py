@@ -1,0 +1,45 @@
+"""A RUN as a folder to share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import InputError
+from ..files import begin_directory, beside, finish_directory, writing
+from ..training.saving.run import Run
+from .from_run import config_and_weights, open_text_run
+from .model_card import model_card
+from .modeling import FeedbackTransformerForCausalLM
+from .tokenizer import as_pretrained, byte_tokenizer
+
+
+def export_run(run: str | Path, to: str | Path) -> None:
+    """Writes the model of a RUN as `transformers` loads it: weights, configuration, tokenizer, and a model card.
+
+    Args:
+        run: a RUN directory that `feedback-transformer train` made on text.
+        to: the folder; it may exist, if it is empty.
+
+    Raises:
+        InputError: the RUN cannot be used, or the folder holds something or cannot be written.
+    """
+    source, folder = open_text_run(run), Path(to).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is no empty directory; choose another place, or delete it")
+    config, weights = config_and_weights(source)
+    model = FeedbackTransformerForCausalLM.from_pretrained(None, config=config, state_dict=weights)
+    card = model_card(source, folder.name, model.num_parameters())
+    begin_directory(folder)
+    with writing(folder):
+        model.save_pretrained(beside(folder))
+        _tokenizer(source).save_pretrained(beside(folder))
+        (beside(folder) / "README.md").write_text(card, encoding="utf-8")
+    finish_directory(folder)
+
+
+def _tokenizer(run: Run) -> PreTrainedTokenizerFast:
+    content = run.tokenizer().to_json()
+    return byte_tokenizer() if content is None else as_pretrained(tokenizers.Tokenizer.from_str(content))

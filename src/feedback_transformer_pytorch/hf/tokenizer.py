@@ -1,0 +1,33 @@
+"""Our tokenizers as tokenizers of `transformers`."""
+
+from __future__ import annotations
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ..data.bpe import character_of_byte
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer whose 256 tokens are the bytes of the text, in UTF-8: token n is byte n.
+
+    Its padding is the byte 0. The attention mask says where it is padding; decoding without special tokens drops it.
+    """
+    vocabulary = {character_of_byte(byte): byte for byte in range(256)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return as_pretrained(backend)
+
+
+def as_pretrained(backend: tokenizers.Tokenizer) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that encodes and decodes exactly, and pads on the left with the byte 0."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=character_of_byte(0),
+        padding_side="left",
+        split_special_tokens=True,  # in a text, the padding's character is a character like others
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
