@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,10 @@ class Row:
         return found if found["settings"] == self.settings else None
 
     def run_options(self, lr: float, seed: int, runs: Path) -> TrainOptions:
-        """The options of one run."""
-        out = runs / self.table / self.name / f"lr-{lr:g}-seed-{seed}"
+        """The options of one run. Its directory changes with the row's options and tests."""
+        content = json.dumps([self.options, self.test], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        out = runs / self.table / f"{self.name}-{digest}" / f"lr-{lr:g}-seed-{seed}"
         return TrainOptions.from_dict({**self.options, "lr": lr, "seed": seed, "out": str(out)})
 
 
