@@ -49,8 +49,8 @@ def positions(groups: Groups) -> bytes:
         axes.set_xscale("log", base=2)
         axes.set(title=title, xlabel="position (dotted: longest in training)", ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
+        axes.legend(fontsize="xx-small", loc="center right")
     figure.axes[0].set_ylabel("accuracy")
-    figure.axes[-1].legend(fontsize="x-small", loc="lower left")
     return _svg(figure)
 
 
