@@ -1,9 +1,15 @@
-"""The plots of the tables, as SVG files that are the same whenever the results are."""
+"""The plots of the tables, as SVG files. Each has the digest of what it shows as its title.
+
+Its numbers may differ in the last digit between machines, so a plot is compared by its digest and not by its bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from statistics import median
 
 from matplotlib import rc_context
@@ -51,7 +57,7 @@ def positions(groups: Groups) -> bytes:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="xx-small", loc="center right")
     figure.axes[0].set_ylabel("accuracy")
-    return _svg(figure)
+    return _svg(figure, groups)
 
 
 def curves(groups: Groups) -> bytes:
@@ -76,10 +82,16 @@ def curves(groups: Groups) -> bytes:
             axes.set(title=title, xlabel=name)
             axes.grid(alpha=0.3)
         right.legend(fontsize="x-small")
-    return _svg(figure)
+    return _svg(figure, groups)
 
 
 DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "curves": curves}
+
+
+def digest(groups: Groups) -> str:
+    """SHA-256 of this program and of the labels and results of the groups, in hexadecimal."""
+    shown = [(title, [(result.row.label, result.found) for result in results]) for title, results in groups]
+    return hashlib.sha256((Path(__file__).read_text() + json.dumps(shown, sort_keys=True)).encode()).hexdigest()
 
 
 def _panels(figure: Figure, count: int) -> Iterable[Axes]:
@@ -98,9 +110,9 @@ def _styles(results: Sequence[Result]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _svg(figure: Figure) -> bytes:
+def _svg(figure: Figure, groups: Groups) -> bytes:
     FigureCanvasSVG(figure)
     picture = io.BytesIO()
     with rc_context({"svg.hashsalt": "feedback", "svg.fonttype": "none"}):
-        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None, "Title": digest(groups)})
     return picture.getvalue()

@@ -91,7 +91,7 @@ def test_files_without_lines_are_an_error(tmp_path: Path) -> None:
 
 def test_a_fingerprint_knows_tokens_labels_words_and_where_sequences_and_parts_end() -> None:
     def of(tokens: list[list[int]], labels: list[list[int]], words: str = "ab", split: int = 1) -> str:
-        parts = [Labelled(np.array(t), np.array(wanted)) for t, wanted in zip(tokens, labels, strict=True)]
+        parts = [Labelled(np.array(t), np.array(given)) for t, given in zip(tokens, labels, strict=True)]
         return fingerprint(Vocabulary(list(words)), parts[:split], parts[split:])
 
     found = [

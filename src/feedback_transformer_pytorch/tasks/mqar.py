@@ -18,7 +18,7 @@ _VOCABULARIES = range(6, 65537, 2)
 
 
 class MqarTask:
-    """A `SequenceTask`: key-value pairs, then each key once more, labelled with its value; fillers elsewhere.
+    """A `SequenceTask`: key-value pairs, then each key a second time, labelled with its value; fillers elsewhere.
 
     A sequence of T tokens starts with max(2, T // 16) pairs, a key and its value in turns: 4 pairs at T = 64, 8 at 128
     and 16 at 256, as in the paper. All keys differ, and so do all values. What is left of the sequence is split into

@@ -32,11 +32,11 @@ def one_by_one(model: FeedbackTransformer, sequences: Sequence[Labelled]) -> Lab
     longest = max(len(sequence.tokens) for sequence in sequences)
     labels, right = np.zeros(longest, np.int64), np.zeros(longest, np.int64)
     nats, with_label, last_right = 0.0, 0, 0
-    for tokens, wanted in sequences:
+    for tokens, given in sequences:
         with torch.no_grad():
             scores = model(torch.from_numpy(tokens)[None])[0]
         hit = None
-        for place, label in enumerate(wanted):
+        for place, label in enumerate(given):
             if label != IGNORE:
                 labels[place] += 1
                 hit = int(scores[place].argmax()) == label
