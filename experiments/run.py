@@ -37,7 +37,6 @@ from rows import Row, rows, tables  # noqa: E402
 from testing import measure  # noqa: E402
 
 RUNS = HERE / "runs"
-CURVE = 60  # points of a curve that are kept
 
 
 class Stopped(Exception):  # noqa: N818 (the user's request, not an error)
@@ -147,7 +146,6 @@ def figures(run: Run, seconds: float, test: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "validation_loss": loss if math.isfinite(loss) else None,
         "curve": curve(validations, run.metric.name, scale),
-        "training": thinned(curve(intervals, run.metric.name, scale)),
         "test": measure(str(run.path), test),
     }
 
@@ -155,12 +153,6 @@ def figures(run: Run, seconds: float, test: dict[str, Any]) -> dict[str, Any]:
 def curve(records: Sequence[dict[str, Any]], metric: str, scale: float) -> list[list[float]]:
     """[update, seconds, metric] of each record that has it."""
     return [[r["update"], round(scale * r["seconds"], 2), round(r[metric], 5)] for r in records if metric in r]
-
-
-def thinned(points: list[list[float]]) -> list[list[float]]:
-    """At most CURVE of the points, evenly, with the last one."""
-    step = -(-len(points) // CURVE)
-    return points[::-1][:: max(1, step)][::-1]
 
 
 if __name__ == "__main__":
