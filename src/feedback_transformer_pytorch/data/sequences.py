@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from ..tasks import IGNORE, Labelled, SequenceTask
@@ -71,17 +73,20 @@ class GivenSequences:
         self.batch_size = batch_size
         self.rows = range(batch_size) if rows is None else rows
         self._sequences, self._seed = sequences, seed
+        self._order = lru_cache(maxsize=2)(self._shuffled)  # an update may span two epochs
 
     def block(self, update: int) -> TokenBlock:
         """Return the block of `update`, counted from 0."""
         places = np.arange(update * self.batch_size, (update + 1) * self.batch_size)
         epochs, within = np.divmod(places, len(self._sequences))
-        orders = {
-            epoch: np.random.default_rng((self._seed, epoch)).permutation(len(self._sequences))
-            for epoch in set(epochs.tolist())
-        }
-        chosen = [self._sequences[orders[epoch][place]] for epoch, place in zip(epochs.tolist(), within, strict=True)]
+        chosen = [
+            self._sequences[self._order(epoch)[place]] for epoch, place in zip(epochs.tolist(), within, strict=True)
+        ]
         return _block(padded(chosen), self.rows)
+
+    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The order of the sequences in an epoch."""
+        return np.random.default_rng((self._seed, epoch)).permutation(len(self._sequences))
 
 
 def padded(sequences: Sequence[Labelled]) -> Labelled:
