@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from ..errors import InputError
-from ..layers import ContextKeysValues
 from ..memory import AnyMemory, Memory, StateMemory
-from ..model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
-from ..recurrence import Incremental, WalkRequest, computes_like, is_called_plainly, select_rows
+from ..model import FeedbackTransformer, check_context, check_tokens
+from ..recurrence import Incremental, computes_like, is_called_plainly, select_rows
+from .steps import is_plain_decoder, start_walk, walk_segments, with_neighbour
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
 READ_AT_ONCE = 256
@@ -143,11 +143,12 @@ class Reader:
             check_tokens(tokens, self.model.token_emb.num_embeddings)
             x = self.model.token_emb(tokens)
             self._project_context(self.model, x)
-            if self._walk is None and self.model.implementation != "stepwise":
-                self._walk = _walk(self.model, x, self._memory, self._keys_values, **self._context)
+            if self._walk is None:
+                self._walk = start_walk(self.model.decoder, x, self._memory, self._keys_values, **self._context)
             if self._walk is not None:
-                state = _step(self._walk, x, self.model.config.seq_len)
-                return self.model.to_logits(self.model.decoder.norm(state))
+                for states in walk_segments(self._walk, x, self.model.config.seq_len):
+                    last = states[:, -1]
+                return self.model.to_logits(self.model.decoder.norm(last))
         return self._call(tokens, whole)
 
     def _project_context(self, model: FeedbackTransformer, x: Tensor) -> None:
@@ -165,17 +166,10 @@ class Reader:
             if part.shape[1]:
                 logits, self._memory = self.model(part, self._memory, return_memory=True, **self._context)
         if whole < tokens.shape[1]:
-            rest = _with_neighbour(tokens[:, whole:])
+            rest = with_neighbour(tokens[:, whole:])
             logits = self.model(rest, self._memory, **self._context)[:, : tokens.shape[1] - whole]
         assert logits is not None
         return logits[:, -1]
-
-
-def _is_plain(model: FeedbackTransformer) -> bool:
-    """Whether the model's parts, one called after the other, are the model."""
-    if not computes_like(model, FeedbackTransformer) or not computes_like(model.decoder, FeedbackDecoder):
-        return False
-    return is_called_plainly(model) and is_called_plainly(model.decoder)
 
 
 def _context_of(model: Model, context: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
@@ -185,28 +179,6 @@ def _context_of(model: Model, context: Tensor | None, mask: Tensor | None) -> di
     return {"context": context, "context_mask": mask}
 
 
-def _walk(
-    model: FeedbackTransformer,
-    x: Tensor,
-    memory: Any,
-    keys_values: Memory | None,
-    context: ContextKeysValues | None = None,
-    context_mask: Tensor | None = None,
-) -> Incremental | None:
-    """A walk that goes on behind a memory, for embeddings like x (B, T, D); None where it does not apply."""
-    stack, past = model.decoder.stack, model.decoder.start(memory, x)
-    request = WalkRequest(x, *model.decoder.keys_values(past), context=context, context_mask=context_mask)
-    return Incremental(stack, request, past, keys_values) if Incremental.applies(stack, request, past) else None
-
-
-def _step(walk: Incremental, x: Tensor, seq_len: int) -> Tensor:
-    """Walks over x (B, T, D); returns the top state (B, D) at its end."""
-    for segment in x.split(seq_len, dim=1):
-        states = walk.step(segment) if segment.shape[1] == seq_len else walk.peek(_with_neighbour(segment))
-    return states[:, (x.shape[1] - 1) % seq_len]
-
-
-def _with_neighbour(segment: Tensor) -> Tensor:
-    """The segment; a single token twice. By itself a token has no local key, which it has inside a longer segment, and
-    it does not see its neighbour."""
-    return segment if segment.shape[1] > 1 else torch.cat([segment, segment], dim=1)
+def _is_plain(model: FeedbackTransformer) -> bool:
+    """Whether the model's parts, one called after the other, are the model."""
+    return computes_like(model, FeedbackTransformer) and is_called_plainly(model) and is_plain_decoder(model.decoder)

@@ -13,6 +13,7 @@ from transformers import Cache
 from ..errors import InputError
 from ..model import FeedbackDecoder
 from .reading import Progress, join_masks, read_on, select_rows
+from .token_walk import TokenWalk
 
 # How many of the newest tokens can be removed while the past is recorded.
 RECORDED = 256
@@ -62,6 +63,9 @@ class FeedbackCache(Cache):
 
     Padding never enters it, so a call that goes on need not repeat the mask of what came before.
 
+    Tokens that come one by one are read by a walk that is set up once (`TokenWalk`), where neither gradients nor the
+    removal of tokens will be asked for.
+
     Tokens can be removed (`crop`) once `activate_past_recording` was called, which assisted decoding does. Then the
     newest tokens' embeddings are kept, with memories from which they can be read a second time.
     """
@@ -74,6 +78,7 @@ class FeedbackCache(Cache):
     def reset(self) -> None:
         """Forgets all."""
         self._progress = Progress()
+        self._walk: TokenWalk | None = None  # in place of the progress
         self._length = 0
         self._pieces: list[_Piece] = []
         self._is_removed = False  # whether the last piece lost tokens, so that it is to be read from its start
@@ -88,6 +93,8 @@ class FeedbackCache(Cache):
         Returns:
             states (B, T, D), which mean nothing at padding.
         """
+        if self._recording or mask is not None or not (self._walk and self._walk.fits(decoder, x)):
+            self._end_walk()
         if self._is_removed:
             piece = self._pieces[-1]
             _, self._progress = read_on(decoder, piece.x, piece.before, piece.mask)
@@ -97,22 +104,37 @@ class FeedbackCache(Cache):
         return torch.cat([self._read(decoder, x[:, p], None if mask is None else mask[:, p]) for p in parts], dim=1)
 
     def _read(self, decoder: FeedbackDecoder, x: Tensor, mask: Tensor | None) -> Tensor:
+        self._length += x.shape[1]
         if self._recording:
             self._record(x, mask)
+        elif mask is None and self._walk is None:
+            self._walk = TokenWalk.start(decoder, x, self._progress)
+        if self._walk is not None:
+            self._progress = Progress()
+            return self._walk.read(x)
         states, self._progress = read_on(decoder, x, self._progress, mask)
-        self._length += x.shape[1]
         return states
+
+    def _end_walk(self) -> None:
+        if self._walk is not None:
+            self._progress, self._walk = self._walk.progress, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: no walk, which is of this process and of one model."""
+        self._end_walk()
+        return self.__dict__
 
     def _record(self, x: Tensor, mask: Tensor | None) -> None:
         if self._pieces and self._pieces[-1].x.shape[1] < PIECE:
             self._pieces[-1] = self._pieces[-1].extended(x, mask)
         else:
-            self._pieces.append(_Piece(self._length, self._progress, x, mask))
+            self._pieces.append(_Piece(self._length - x.shape[1], self._progress, x, mask))
         while len(self._pieces) > 1 and self._pieces[1].start <= self._pieces[-1].end - RECORDED:
             del self._pieces[0]
 
     def detach(self) -> Self:
         """Detaches it from the graph that made it, in place (truncated backpropagation); returns itself."""
+        self._end_walk()
         self._progress = self._progress.detach()
         self._pieces = [piece.detach() for piece in self._pieces]
         return self
@@ -153,7 +175,10 @@ class FeedbackCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Takes the rows (B',) named by index (beam search)."""
-        self._progress = self._progress.select(beam_idx)
+        if self._walk is not None:
+            self._walk.select(beam_idx)
+        else:
+            self._progress = self._progress.select(beam_idx)
         self._pieces = [piece.select(beam_idx) for piece in self._pieces]
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -205,6 +230,8 @@ class FeedbackCache(Cache):
 
     def _state(self) -> Tensor | None:
         """Any tensor (B, ...) of the state."""
+        if self._walk is not None:
+            return self._walk.like
         if self._pieces:
             return self._pieces[-1].x
         memory = self._progress.memory

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .adapters import without_adapters
 from .applicability import warn_once
 from .backends import Backend, choose
 from .engine.backward import backward
@@ -28,14 +29,14 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
     Args:
         recompute: save only the states between blocks for the backward pass, and recompute the rest.
     """
-    prepared = prepare(stack, request)
-    backend, reason = choose(stack, request, prepared.plan, prepared.precision)
+    prepared, unadapted = prepare(stack, request), without_adapters(stack)
+    backend, reason = choose(unadapted.stack, request, prepared.plan, prepared.precision)
     if backend is None:
         assert reason is not None
         warn_once(reason)
         return stepwise(stack, request)
-    x, spec = request.x, prepared.spec(stack, backend)
-    tensors = inputs_of(stack, prepared.request)
+    x, spec = request.x, prepared.spec(unadapted.stack, backend)
+    tensors = inputs_of(unadapted.parameters(), prepared.request)
     autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.values()):
@@ -95,7 +96,7 @@ def describe_walk(stack: Stack, x: Tensor) -> str:
 
     Walks that are described differently compute the same up to rounding.
     """
-    config = stack.config
+    stack, config = without_adapters(stack).stack, stack.config
     empty = x.new_empty(x.shape[0], 0, config.memory_dim)
     plan = Plan(x.shape[0], x.shape[1], config.seq_len, config.mem_len, carried=0)
     backend = choose(stack, WalkRequest(x, empty, empty), plan, choose_precision(x)[1]).backend

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..memory import AnyMemory, Memory, StateMemory, newest
 from ..segments import Visibility
+from .adapters import without_adapters
 from .applicability import warn_once
 from .backends import Choice, choose
 from .engine.protocols import ForwardSteps
@@ -31,6 +32,9 @@ class Incremental:
     Keys and values go into one buffer of n + R + TOKENS_AT_ONCE slots, where n is how many slots a query sees and R the
     memory's M in whole segments. Once it is full, its newest R slots move to where they would be after R tokens, and
     the walk goes on from there. So neither its storage nor the time for a token grows with the number of tokens.
+
+    Attributes:
+        like: (B, 0, D), of the type and on the device of what it reads.
     """
 
     def __init__(
@@ -42,8 +46,11 @@ class Incremental:
             request: an x like those to come (B, T, D), the keys and values of the memory, and the context.
             keys_values: those of all slots, as `keys_values` gave them; None: those of the request.
         """
-        self._stack, self._like = stack, request.x[:, :0].detach()
-        self._request = request._replace(x=self._like)
+        unadapted = without_adapters(stack)
+        with torch.no_grad():
+            self._stack, self._parameters = unadapted.stack, unadapted.parameters()
+        self.like = request.x[:, :0].detach()
+        self._request = request._replace(x=self.like)
         self._begin(memory, *(request[1:3] if keys_values is None else keys_values.tensors))
 
     def _begin(self, memory: AnyMemory, keys: Tensor, values: Tensor) -> None:
@@ -54,14 +61,14 @@ class Incremental:
         beyond = max(0, keys.shape[1] - reach)
         self._beyond = keys[:, :beyond], values[:, :beyond]
         request = self._request._replace(keys=keys[:, beyond:], values=values[:, beyond:])
-        out_dtype, precision = choose_precision(self._like)
+        out_dtype, precision = choose_precision(self.like)
         self._plan = _plan(self._stack, request, reach)
         request = request._replace(visibility=_visibility(self._plan, memory.lengths))
         backend = choose(self._stack, request, self._plan, precision).backend
         assert backend is not None
         spec = WalkSpec.of(self._stack, request, self._plan, out_dtype, backend.precision(request, precision))
-        with torch.no_grad(), torch.autocast(self._like.device.type, enabled=False):
-            self._walk = Walk(spec, inputs_of(self._stack, request))
+        with torch.no_grad(), torch.autocast(self.like.device.type, enabled=False):
+            self._walk = Walk(spec, inputs_of(self._parameters, request))
             self._steps: ForwardSteps = backend.forward_steps(self._walk, None, None)
         self._scratch: dict[int, Tensor] = {}  # by length
         self._next = 0
@@ -143,13 +150,13 @@ class Incremental:
     def select(self, rows: Tensor) -> None:
         """Goes on with the rows (B',) named by index, in that order (beam search)."""
         request = self._request
-        if len(rows) == len(self._like) and self._lengths is None and request.context is None:
+        if len(rows) == len(self.like) and self._lengths is None and request.context is None:
             self._select_in_place(rows)
             return
         memory, keys_values = self.memory.select(rows), self.keys_values.select(rows)
-        self._like = self._like.index_select(0, rows)
+        self.like = self.like.index_select(0, rows)
         self._request = request._replace(
-            x=self._like,
+            x=self.like,
             context=select_rows(request.context, rows),
             context_mask=select_rows(request.context_mask, rows),
         )
@@ -166,7 +173,7 @@ class Incremental:
         self._states = None if self._states is None else self._states.index_select(0, rows)
 
     def _check(self, x: Tensor, shortest: int) -> None:
-        like, seq_len = self._like, self._plan.seq_len
+        like, seq_len = self.like, self._plan.seq_len
         fits = x.shape[0] == like.shape[0] and shortest <= x.shape[1] <= seq_len and x.shape[2:] == like.shape[2:]
         if not fits or x.dtype != like.dtype or x.device != like.device:
             raise InputError(
@@ -180,7 +187,7 @@ class Incremental:
         start = self._count
         segment = Segment(self._next, start, length, slice(start * batch, (start + length) * batch))
         if length not in self._scratch:
-            self._scratch[length] = self._like.new_empty(self._stack.config.depth + 1, batch * length, x.shape[2])
+            self._scratch[length] = self.like.new_empty(self._stack.config.depth + 1, batch * length, x.shape[2])
         state = self._scratch[length]
         state[0].copy_(x.flatten(0, 1))
         with torch.autocast(x.device.type, enabled=False):
@@ -227,6 +234,7 @@ def _visibility(plan: Plan, lengths: Tensor | None) -> Visibility | None:
 
 
 def _choose(stack: Stack, request: WalkRequest, lengths: Tensor | None) -> Choice:
+    stack = without_adapters(stack).stack
     plan = _plan(stack, request, stack.reach())
     request = request._replace(visibility=_visibility(plan, lengths))
     return choose(stack, request, plan, choose_precision(request.x)[1])

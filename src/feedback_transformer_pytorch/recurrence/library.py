@@ -169,7 +169,8 @@ class _SetUp(NamedTuple):
             prepared = prepare(stack, request)
         backend, reason = choose_backend(stack, prepared.request, prepared.plan, prepared.precision)
         assert backend is not None, reason
-        return cls(prepared, backend, prepared.spec(stack, backend), inputs_of(stack, prepared.request))
+        tensors = inputs_of(dict(stack.named_parameters()), prepared.request)
+        return cls(prepared, backend, prepared.spec(stack, backend), tensors)
 
     def empty_masks(self) -> Values:
         """Dropout masks, unwritten."""

@@ -83,13 +83,13 @@ class _BackwardWalk:
         names = [stage.name for stage in self.walk.stages]
         shape = (self.walk.config.depth, states.shape[1], states.shape[2])
         return Chunk(
+            layout=layout,
             blocks=blocks,
             counts=[segment.rows.stop - segment.rows.start for segment in segments],
             names=names,
             has_keys=self.walk.buffer.has_keys(segments),
             states=states,
             values=values,
-            steps=layout.steps(segments, values),
             grad_states=get("states", tuple(states.shape), states),
             grad_inputs={name: get(f"inputs.{name}", shape, states) for name in names[1:]},
         )

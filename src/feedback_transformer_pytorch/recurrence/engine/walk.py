@@ -78,13 +78,13 @@ class WalkSpec(NamedTuple):
         return self.layout.config.carry != "keys"
 
 
-def inputs_of(stack: Stack, request: WalkRequest) -> dict[str, Tensor | None]:
-    """All tensors of a walk that may have gradients: those of the request, and the parameters, by name."""
+def inputs_of(parameters: Mapping[str, Tensor], request: WalkRequest) -> dict[str, Tensor | None]:
+    """All tensors of a walk that may have gradients, by name: those of the request, and the parameters of the stack."""
     context = None if isinstance(request.context, ContextKeysValues) else request.context
     tensors: dict[str, Tensor | None] = dict(
         zip(INPUTS, (request.x, request.keys, request.values, context), strict=True)
     )
-    return tensors | dict(stack.named_parameters())
+    return {**tensors, **parameters}
 
 
 class Walk:

@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from ..layout.plan import Segment
-from ..layout.tape import Step, Values
+from ..layout.tape import Layout, Step, Values
 
 
 @dataclass(frozen=True)
@@ -16,24 +16,24 @@ class Chunk:
     """What some segments saved or recomputed, and workspace for the gradients of their Rc rows.
 
     Attributes:
+        layout: that of the walk.
         blocks: the segments, block by block; all segments of a block are equally long.
         counts: rows of each segment.
         names: of the sub-layers of a block, in their order.
         has_keys: (Rc, 1), False for rows that see nothing at all; None when every row sees something.
         states: (L+1, Rc, D), the inputs of the layers and the top.
         values: what the sub-layers saved, dropout masks among it.
-        steps: for each segment, for each layer, its views of `values`.
         grad_states: (L+1, Rc, D).
         grad_inputs: by sub-layer but the first (L, Rc, D), the gradients of their inputs.
     """
 
+    layout: Layout
     blocks: list[list[Segment]]
     counts: list[int]
     names: list[str]
     has_keys: Tensor | None
     states: Tensor
     values: Values
-    steps: list[list[Step]]
     grad_states: Tensor
     grad_inputs: dict[str, Tensor]
 
@@ -41,6 +41,11 @@ class Chunk:
     def segments(self) -> list[Segment]:
         """All segments in their order."""
         return [segment for block in self.blocks for segment in block]
+
+    @cached_property
+    def steps(self) -> list[list[Step]]:
+        """For each segment, for each layer, its views of `values`."""
+        return self.layout.steps(self.segments, self.values)
 
     def input(self, name: str, layer: int) -> Tensor:
         """(Rc, D), what went into a sub-layer."""
