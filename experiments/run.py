@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_row(row, options.runs)
         return
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
-        pool.starmap(run_row, [(row, options.runs) for row in todo], chunksize=1)
+        waiting = [pool.apply_async(run_row, (row, options.runs), error_callback=partial(report, row)) for row in todo]
+        for result in waiting:
+            result.get()
+
+
+def report(row: Row, error: BaseException) -> None:
+    """Says at once that a row failed; the others go on."""
+    print(f"{row.table}/{row.name}: failed with {error!r}", flush=True)
 
 
 def chosen(names: Sequence[str]) -> list[Row]:

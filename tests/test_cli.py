@@ -240,6 +240,7 @@ def test_a_missing_extra_is_one_line(
         "wandb",
     )
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    monkeypatch.delitem(sys.modules, "feedback_transformer_pytorch.parser", raising=False)
     refuses("pip install 'feedback-transformer-pytorch[train]'", "generate", "run")
 
 
@@ -247,7 +248,7 @@ def test_a_lack_of_memory_is_one_line(refuses: Callable[..., None], monkeypatch:
     def full(_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setitem(cli.COMMANDS, "generate", (*cli.COMMANDS["generate"][:1], full, ""))
+    monkeypatch.setitem(cli.COMMANDS, "generate", (*cli.COMMANDS["generate"][:1], full, "continue"))
     refuses("out of memory; give a smaller --batch-size", "generate", "run")
 
 

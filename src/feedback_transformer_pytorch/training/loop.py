@@ -19,6 +19,7 @@ from .models.architectures import LanguageModel, build_model
 from .models.initialisation import start_from
 from .options import TrainOptions
 from .processes import Processes
+from .reporting.estimate import Estimate
 from .reporting.meter import Meter
 from .reporting.plots import curves_png
 from .reporting.progress import TrainingProgress
@@ -147,6 +148,7 @@ class _Loop:
         trainer, total = self.trainer, self.options.max_updates
         self.progress.advance(trainer.update)
         self.meter.resume()
+        estimate = Estimate(self.options, trainer.update)
         try:
             if self._is_validation_owed():
                 self._validate()
@@ -155,6 +157,9 @@ class _Loop:
             while trainer.update < total:
                 self._check_stop()
                 self._update()
+                expected = estimate.after(trainer.update)
+                if expected is not None:
+                    self.progress.say(expected)
                 if self._is_due(self.options.eval_every):
                     self._report()
                     self._validate()

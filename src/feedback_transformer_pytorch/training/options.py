@@ -34,6 +34,15 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
 
+def preset_summaries() -> str:
+    """The presets, each with what it is for: the first line of its file, a comment."""
+    found = []
+    for name in preset_names():
+        line = preset_file(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").rstrip(".")
+        found.append(f"{name} ({line[0].lower()}{line[1:]})")
+    return ", ".join(found)
+
+
 def preset_file(name: str) -> Path:
     """The YAML file of a preset.
 
@@ -57,12 +66,12 @@ class TrainOptions(Options):
             positional=True,
         ),
     ] = dataclasses.field(default_factory=list)
-    out: Annotated[str, OptionInfo("the RUN directory to create or to resume")]
+    out: Annotated[str, OptionInfo("the RUN directory to create or to resume", begins="run")]
     resume: Annotated[bool, OptionInfo("resume the run in --out with its options")] = False
-    preset: Annotated[str | None, OptionInfo(f"a set of options to start from: {', '.join(preset_names())}")] = None
-    heldout: Annotated[list[str], OptionInfo("data to validate on; none: the end of the training data")] = (
-        dataclasses.field(default_factory=list)
-    )
+    preset: Annotated[str | None, OptionInfo(f"a set of options to start from: {preset_summaries()}")] = None
+    heldout: Annotated[
+        list[str], OptionInfo("data to validate on; none: the end of the training data", begins="data")
+    ] = dataclasses.field(default_factory=list)
     task: Annotated[
         str | None, OptionInfo(f"a generated task to learn instead of files: {', '.join(task_names())}")
     ] = None
@@ -79,7 +88,7 @@ class TrainOptions(Options):
     cache: Annotated[
         str | None, OptionInfo("directory for tokens; null: feedback-transformer in the user's cache directory")
     ] = None
-    model: Annotated[Model, OptionInfo("the architecture")] = "feedback"
+    model: Annotated[Model, OptionInfo("the architecture", begins="model")] = "feedback"
     init_from: Annotated[str | None, OptionInfo("a RUN that provides the initial weights, of any --model")] = None
     dim: Annotated[int, OptionInfo("model width D", at_least=1)] = 256
     depth: Annotated[int, OptionInfo("layers L", at_least=1)] = 4
@@ -142,12 +151,7 @@ class TrainOptions(Options):
     dropout: Annotated[float, OptionInfo("dropout probability in attention and feed-forwards", at_least=0, below=1)] = (
         0.1
     )
-    implementation: Annotated[
-        Implementation, OptionInfo("how to compute the recurrence; all give the same function")
-    ] = "auto"
-    recompute: Annotated[bool, OptionInfo("use less memory: recompute values in the backward pass")] = False
-    compile: Annotated[bool, OptionInfo("use torch.compile; for --model parallel and transformer-xl only")] = False
-    max_updates: Annotated[int, OptionInfo("number of weight updates", at_least=1)] = 3000
+    max_updates: Annotated[int, OptionInfo("number of weight updates", at_least=1, begins="optimisation")] = 3000
     batch_size: Annotated[
         int,
         OptionInfo("rows B, read in parallel, over all processes: streams of text, or labelled sequences", at_least=1),
@@ -192,9 +196,16 @@ class TrainOptions(Options):
             "random seed of initialisation, dropout, samples, and of the sequences of a task", at_least=0, below=2**32
         ),
     ] = 0
+    implementation: Annotated[
+        Implementation, OptionInfo("how to compute the recurrence; all give the same function", begins="machine")
+    ] = "auto"
+    recompute: Annotated[bool, OptionInfo("use less memory: recompute values in the backward pass")] = False
+    compile: Annotated[bool, OptionInfo("use torch.compile; for --model parallel and transformer-xl only")] = False
     precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are always fp32")] = "fp32"
     strategy: Annotated[Strategy, OptionInfo("each process holds the whole model (ddp) or a part of it (fsdp)")] = "ddp"
-    eval_every: Annotated[int, OptionInfo("updates between validations, which save checkpoints", at_least=1)] = 500
+    eval_every: Annotated[
+        int, OptionInfo("updates between validations, which save checkpoints", at_least=1, begins="evaluation")
+    ] = 500
     eval_len: Annotated[
         int,
         OptionInfo("tokens of the held-out data that a validation reads; of files with sequences, all are", at_least=2),
@@ -202,7 +213,8 @@ class TrainOptions(Options):
     sample_len: Annotated[int, OptionInfo("tokens of the sample that each validation writes", at_least=0)] = 200
     log_every: Annotated[int, OptionInfo("updates between lines of metrics", at_least=1)] = 50
     checkpoint_every: Annotated[
-        int | None, OptionInfo("updates between additional checkpoints; null: none", at_least=1)
+        int | None,
+        OptionInfo("updates between additional checkpoints; null: none", at_least=1, begins="saving and reporting"),
     ] = None
     checkpoint_minutes: Annotated[
         float | None, OptionInfo("minutes after which another checkpoint is saved; null: never", above=0)

@@ -23,11 +23,13 @@ class OptionInfo:
     Attributes:
         help: its line in `--help`.
         positional: it is given by position, not by name.
+        begins: the heading of a group in `--help` that begins with it.
         at_least, above, below, at_most: limits of its value.
     """
 
     help: str
     positional: bool = False
+    begins: str | None = None
     at_least: float = -math.inf
     above: float = -math.inf
     below: float = math.inf

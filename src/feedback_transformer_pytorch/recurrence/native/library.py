@@ -35,8 +35,8 @@ def name_of(dtype: torch.dtype) -> str:
 def library() -> ctypes.CDLL | None:
     """The kernel's functions; None where there is no compiler, where anything fails, or where `SWITCH` says 0.
 
-    The first call on a machine compiles and tests the kernel, which takes about twenty seconds. One line of the log
-    says that it did, or why it failed. A failure is never raised: torch operations compute the same.
+    The first call on a machine compiles and tests the kernel, which takes about twenty seconds. The log says so before,
+    and why it failed if it did. A failure is never raised: torch operations compute the same.
     """
     if os.environ.get(SWITCH) == "0":
         return None
@@ -70,11 +70,11 @@ def _find_or_build(compiler: list[str]) -> ctypes.CDLL:
             forget(path)
 
     def build(part: Path) -> None:
-        _log.info("compiling the CPU kernel, which takes about twenty seconds")
+        _log.warning("compiling the CPU kernel, once on this machine, which takes about twenty seconds")
         began = time.monotonic()
         compile_kernel(compiler, part)
         _test(part)
-        _log.warning("compiled the CPU kernel in %.0f s, for all later runs: %s", time.monotonic() - began, path)
+        _log.info("compiled the CPU kernel in %.0f s: %s", time.monotonic() - began, path)
 
     add(path, build)
     return _load(path)
