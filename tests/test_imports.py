@@ -52,7 +52,7 @@ ORDER: dict[str, list[str]] = {
         "kernel_self_test",
         "library",
     ],
-    "recurrence/layout": ["plan", "precision", "workspace", "tape", "buffer"],
+    "recurrence/layout": ["plan", "precision", "rounding", "workspace", "tape", "buffer"],
     "recurrence/ops": [
         "products",
         "linear",
@@ -77,7 +77,9 @@ ORDER: dict[str, list[str]] = {
         "library",
         "applicability",
         "structures",
+        "packing",
         "kernel",
+        "product",
         "steps",
     ],
     "data": [

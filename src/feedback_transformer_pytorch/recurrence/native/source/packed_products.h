@@ -211,6 +211,9 @@ void product(const Team& team, const Real* x, Index rows, const std::array<Packe
             std::array<Real*, Count> results;
             for (int which = 0; which < Count; ++which) {
                 results[which] = tiles[which] + row * kPanel<Real>;
+                if (const Real* scales = linears[which].scales) {
+                    for (Index i = 0; i < count; ++i) results[which][i] *= scales[column + i];
+                }
                 if (const Real* bias = linears[which].bias) {
                     for (Index i = 0; i < count; ++i) results[which][i] += bias[column + i];
                 }

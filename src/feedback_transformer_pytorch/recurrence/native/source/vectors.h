@@ -89,6 +89,17 @@ inline void load_two(const Bf16* from, Vector<float>* to) {
     to[1] = (Vector<float>)(words & 0xffff0000u);
 }
 
+// Loads two vectors of int8.
+inline void load_two(const int8_t* from, Vector<float>* to) {
+    typedef VectorOf<int8_t, kLanes<float>>::type Bytes;
+    typedef VectorOf<int32_t, kLanes<float>>::type Words;
+    for (int half = 0; half < 2; ++half) {
+        Bytes bytes;
+        std::memcpy(&bytes, from + half * kLanes<float>, sizeof bytes);
+        to[half] = __builtin_convertvector(__builtin_convertvector(bytes, Words), Vector<float>);
+    }
+}
+
 #if defined(__AVX512BF16__)
 // Loads pairs without converting them. The vectors' type is only nominal: `Totals::add` reads pairs from them.
 inline void load_two(const Bf16Pair* from, Vector<float>* to) { std::memcpy(to, from, 2 * sizeof(Vector<float>)); }
