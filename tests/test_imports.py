@@ -96,7 +96,17 @@ ORDER: dict[str, list[str]] = {
         "sequences",
         "streams",
     ],
-    "generation": ["sampling", "stopping", "prompts", "reader", "rows", "continuation", "state_file", "beam"],
+    "generation": [
+        "sampling",
+        "stopping",
+        "prompts",
+        "reader",
+        "rows",
+        "continuation",
+        "state_file",
+        "beam",
+        "weights",
+    ],
     "tasks": [
         "task",
         "automaton",

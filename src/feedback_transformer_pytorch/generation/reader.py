@@ -3,7 +3,9 @@ much was read before it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +16,7 @@ from ..errors import InputError
 from ..layers import ContextKeysValues
 from ..memory import AnyMemory, Memory, StateMemory
 from ..model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
-from ..recurrence import Incremental, WalkRequest, computes_like, is_called_plainly, select_rows
+from ..recurrence import Incremental, WalkRequest, computes_like, is_called_plainly, narrow_linear, select_rows
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
 READ_AT_ONCE = 256
@@ -147,8 +149,13 @@ class Reader:
                 self._walk = _walk(self.model, x, self._memory, self._keys_values, **self._context)
             if self._walk is not None:
                 state = _step(self._walk, x, self.model.config.seq_len)
-                return self.model.to_logits(self.model.decoder.norm(state))
+                return self._to_logits(self.model.decoder.norm(state))
         return self._call(tokens, whole)
+
+    @cached_property
+    def _to_logits(self) -> Callable[[Tensor], Tensor]:
+        """States (B, D) to logits (B, V)."""
+        return narrow_linear(self.model.to_logits)
 
     def _project_context(self, model: FeedbackTransformer, x: Tensor) -> None:
         """Puts the context's keys and values, which are made once, in the place of the context."""
