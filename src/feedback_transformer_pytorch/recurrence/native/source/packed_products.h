@@ -11,10 +11,6 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #include "pack.h"
 #include "structures.h"
 #include "team.h"
