@@ -105,6 +105,8 @@ def weights(shape: Shape, args: argparse.Namespace) -> list[Result]:
         bases = {"float32": medians(times)["float32"], "bound": weight_bytes(model, "float32") / rate * 1e3}
         own = {name: {"state_bytes": writer.state_bytes()} for name, writer in writers.items()}
         results += _reported(f"{shape.name}: {shape}, but {rows} rows", times, {"rows": rows}, bases, own)
+        for name, found in own.items():
+            print(f"  state of {name}: {found['state_bytes'] / 1e3:,.0f} kB")
     return results
 
 
