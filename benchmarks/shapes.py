@@ -50,6 +50,9 @@ SHAPES = {
         Shape(name="e", batch=16, time=128, mem_len=64, depth=4, dim=128, heads=4),
         Shape(name="b-one-kv-head", batch=8, time=256, mem_len=256, kv_heads=1),
         Shape(name="large", batch=128, time=256, mem_len=256),
+        Shape(
+            name="tiny", batch=2, time=16, mem_len=16, num_tokens=50, depth=2, dim=32, heads=2, dim_head=16
+        ),  # a check
     )
 }
 

@@ -73,6 +73,18 @@ def test_stop_texts_end_the_text(written: Callable[..., str]) -> None:
     assert written(*GREEDY, "--max-new-tokens=60", "--stop", "@@", stop) == "7 sheep" + whole[: whole.index(stop)]
 
 
+@pytest.mark.filterwarnings("ignore:weights in .* are read as float32:UserWarning")
+def test_weights_are_rounded(written: Callable[..., str], refused: Callable[..., str], tmp_path: Path) -> None:
+    whole = written(*GREEDY, "--weights=int8", "--max-new-tokens=20")
+    assert whole.startswith("7 sheep")
+    first = written(*GREEDY, "--weights=int8", "--max-new-tokens=12", "--save-state", tmp_path / "state")
+    going_on = ("--temperature=0", "--load-state", tmp_path / "state")
+    assert first + written(*going_on, "--weights=int8", "--max-new-tokens=8") == whole
+    assert "its weights rounded to the same type" in refused(*going_on)
+    assert written("--prompt=7 sheep", "--weights=bfloat16", "--beams=2").startswith("7 sheep")
+    assert "--weights" in refused("--weights=int4")
+
+
 def test_beams_find_a_likelier_text(written: Callable[..., str]) -> None:
     assert written("--prompt=7 sheep", "--max-new-tokens=12", "--beams=1") == written(*GREEDY, "--max-new-tokens=12")
     found = written("--prompt=7 sheep", "--max-new-tokens=12", "--beams=4")

@@ -54,7 +54,7 @@ ORDER: dict[str, list[str]] = {
         "kernel_self_test",
         "library",
     ],
-    "recurrence/layout": ["plan", "precision", "workspace", "tape", "buffer"],
+    "recurrence/layout": ["plan", "precision", "rounding", "workspace", "tape", "buffer"],
     "recurrence/ops": [
         "products",
         "linear",
@@ -79,7 +79,9 @@ ORDER: dict[str, list[str]] = {
         "library",
         "applicability",
         "structures",
+        "packing",
         "kernel",
+        "product",
         "steps",
     ],
     "data": [
@@ -96,7 +98,18 @@ ORDER: dict[str, list[str]] = {
         "sequences",
         "streams",
     ],
-    "generation": ["sampling", "stopping", "prompts", "steps", "reader", "rows", "continuation", "state_file", "beam"],
+    "generation": [
+        "sampling",
+        "stopping",
+        "prompts",
+        "steps",
+        "reader",
+        "rows",
+        "continuation",
+        "state_file",
+        "beam",
+        "weights",
+    ],
     "tasks": [
         "task",
         "automaton",

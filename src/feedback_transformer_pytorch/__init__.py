@@ -10,6 +10,7 @@ from .functional import walk as walk
 from .generation import beam_search as beam_search
 from .generation import generate as generate
 from .generation import load_state as load_state
+from .generation import round_weights as round_weights
 from .generation import save_state as save_state
 from .memory import Memory as Memory
 from .model import FeedbackDecoder as FeedbackDecoder

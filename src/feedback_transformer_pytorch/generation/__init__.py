@@ -12,3 +12,5 @@ from .reader import ReaderState as ReaderState
 from .sampling import Sampling as Sampling
 from .state_file import load_state as load_state
 from .state_file import save_state as save_state
+from .weights import Weights as Weights
+from .weights import round_weights as round_weights

@@ -146,6 +146,8 @@ def generate(
 ) -> Continuation:
     """Continues prompts, token by token. Every row continues as if it were alone.
 
+    A token takes about as long as reading the weights, of which a model from `round_weights` has fewer bytes.
+
     Args:
         prompt: (B, n >= 1) tokens, or B tensors (n_b >= 1,) of different lengths. With a state it may be left out, and
             all rows have the same length.

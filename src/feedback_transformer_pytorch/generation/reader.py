@@ -3,7 +3,9 @@ much was read before it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +15,7 @@ from ..baselines import HiddenMemory, ParallelTransformer, TransformerXL
 from ..errors import InputError
 from ..memory import AnyMemory, Memory, StateMemory
 from ..model import FeedbackTransformer, check_context, check_tokens
-from ..recurrence import Incremental, computes_like, is_called_plainly, select_rows
+from ..recurrence import Incremental, computes_like, is_called_plainly, narrow_linear, select_rows
 from .steps import is_plain_decoder, start_walk, walk_segments, with_neighbour
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
@@ -148,8 +150,13 @@ class Reader:
             if self._walk is not None:
                 for states in walk_segments(self._walk, x, self.model.config.seq_len):
                     last = states[:, -1]
-                return self.model.to_logits(self.model.decoder.norm(last))
+                return self._to_logits(self.model.decoder.norm(last))
         return self._call(tokens, whole)
+
+    @cached_property
+    def _to_logits(self) -> Callable[[Tensor], Tensor]:
+        """States (B, D) to logits (B, V)."""
+        return narrow_linear(self.model.to_logits)
 
     def _project_context(self, model: FeedbackTransformer, x: Tensor) -> None:
         """Puts the context's keys and values, which are made once, in the place of the context."""

@@ -82,7 +82,7 @@ def load_state(path: str | Path, model: Model) -> ContinuationState:
     if metadata["model"] != here:
         raise InputError(
             f"{path} belongs to another model: its fingerprint is {metadata['model'][:12]}, that of this model is "
-            f"{here[:12]}; give the model that wrote it, with the same weights"
+            f"{here[:12]}; give the model that wrote it, its weights rounded to the same type"
         )
     random = tensors.pop("random")  # random states are read on the CPU
     tensors = {name: tensor.to(model.token_emb.weight.device) for name, tensor in tensors.items()}

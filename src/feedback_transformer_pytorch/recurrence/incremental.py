@@ -10,7 +10,7 @@ from ..memory import AnyMemory, Memory, StateMemory, newest
 from ..segments import Visibility
 from .adapters import without_adapters
 from .applicability import warn_once
-from .backends import Choice, choose
+from .backends import Choice, KernelBackend, choose, needs_definition
 from .engine.protocols import ForwardSteps
 from .engine.walk import Walk, WalkSpec, inputs_of
 from .layout.plan import Plan, Segment
@@ -238,3 +238,18 @@ def _choose(stack: Stack, request: WalkRequest, lengths: Tensor | None) -> Choic
     plan = _plan(stack, request, stack.reach())
     request = request._replace(visibility=_visibility(plan, lengths))
     return choose(stack, request, plan, choose_precision(request.x)[1])
+
+
+def rounded_weights_reason(stack: Stack, x: Tensor) -> str | None:
+    """Why a walk of embeddings like x (B, T, D) does not read rounded weights as what they are, as half a sentence;
+    None if it does."""
+    reason = needs_definition(stack, x)
+    if reason is not None:
+        return reason
+    if x.dtype != torch.float32:
+        return f"only weights in torch.float32 are read so, not in {x.dtype}"
+    empty = x.new_empty(x.shape[0], 0, stack.config.memory_dim)
+    request = WalkRequest(x, empty, empty)
+    return KernelBackend().unsupported_reason(
+        stack, request, _plan(stack, request, stack.reach()), choose_precision(x)[1]
+    )

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..config import FeedbackConfig
 from .fused import fused
+from .layout.rounding import round_linears
 from .native.library import library
+from .native.product import narrow_linear
 from .request import WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
@@ -28,6 +30,8 @@ CHECKS = {
     "float32": (torch.float32, False, 1e-5),
     "bfloat16": (torch.float32, True, 0.1),
 }
+# What weights in float32 are rounded to, for walks without gradients that are as near as in float32.
+ROUNDED = (torch.bfloat16, torch.int8)
 
 
 def self_test() -> str | None:
@@ -48,9 +52,16 @@ def self_test() -> str | None:
         for name, (dtype, autocast, tolerance) in CHECKS.items():
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 found = _results(fused, stack.to(dtype), x.to(dtype), keys.to(dtype), values.to(dtype))
-            error = float(torch.stack(list(map(_relative_error, found, expected))).max())  # NaN if any is
+            error = _largest_error(found, expected)
             if not error <= tolerance:
                 return f"its {name} results are wrong by {error:.1g}, more than {tolerance:.1g}"
+        for dtype in ROUNDED:
+            round_linears(stack, dtype)
+            expected = _outputs(stepwise, stack.double(), x, keys, values)
+            found = _outputs(fused, stack.float(), x.float(), keys.float(), values.float())
+            error, tolerance = _largest_error(found, expected), CHECKS["float32"][-1]
+            if not error <= tolerance:
+                return f"its results of weights in {dtype} are wrong by {error:.1g}, more than {tolerance:.1g}"
     return None
 
 
@@ -62,8 +73,19 @@ def _results(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, va
     return [tensor.detach() for tensor in (*outputs, *torch.autograd.grad(total, [*inputs, *stack.parameters()]))]
 
 
-def _relative_error(found: Tensor, expected: Tensor) -> Tensor:
-    return (found.double() - expected).norm() / expected.norm()
+def _outputs(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
+    """States, keys and values, and the product of the projection into the memory alone."""
+    with torch.no_grad():
+        states, new_keys, new_values, _ = walk(stack, WalkRequest(x, keys, values))
+        assert stack.to_kv is not None
+        project = stack.to_kv if walk is stepwise else narrow_linear(stack.to_kv)
+        return [states, new_keys, new_values, project(x.flatten(0, 1))]
+
+
+def _largest_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest relative error; NaN if any is."""
+    errors = [(a.double() - b).norm() / b.norm() for a, b in zip(found, expected, strict=True)]
+    return float(torch.stack(errors).max())
 
 
 if __name__ == "__main__":

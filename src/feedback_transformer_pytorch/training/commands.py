@@ -12,7 +12,16 @@ from torch import Tensor
 from ..data import Tokenizer, train_bpe
 from ..errors import InputError
 from ..files import write_atomically
-from ..generation import Continuation, ContinuationState, Model, beam_search, generate, load_state, save_state
+from ..generation import (
+    Continuation,
+    ContinuationState,
+    Model,
+    beam_search,
+    generate,
+    load_state,
+    round_weights,
+    save_state,
+)
 from .models.architectures import default_device
 from .options import GenerateOptions, PlotOptions, TokenizerOptions
 from .reporting.plots import comparison_png
@@ -31,6 +40,8 @@ def write_text(options: GenerateOptions) -> Iterator[str]:
     run, device = Run.open(options.run), default_device()
     tokenizer = run.tokenizer()
     model = run.load_model(tokenizer.num_tokens).to(device)
+    if options.weights is not None:
+        model = round_weights(model, options.weights)
     state = None if options.load_state is None else load_state(options.load_state, model)
     decoder, until_stop, prompt = tokenizer.stream_decoder(), UntilStop(options.stop), None
     if options.prompt is not None or state is None:

@@ -13,6 +13,7 @@ import numpy as np
 from ..data import Text, Tokenizer, check_labels, default_cache, read_lines, tokenize
 from ..errors import InputError, MissingExtraError
 from ..files import write_atomically
+from ..generation import round_weights
 from ..tasks import Labelled, SequenceTask, StreamTask, find_task
 from .datasets.labelled import TEST_SEED, joined, sequences_of
 from .evaluation.label_counts import LabelCounts, count_sequences, count_stream
@@ -229,7 +230,8 @@ def _is_stream(run: Run) -> bool:
 
 
 def _load(run: Run, num_tokens: int, options: EvalOptions) -> LanguageModel:
-    return run.load_model(num_tokens, options.mem_len).to(default_device())
+    model = run.load_model(num_tokens, options.mem_len).to(default_device())
+    return model if options.weights is None else round_weights(model, options.weights)
 
 
 def _rows(run: Run, options: EvalOptions, count: int, lead: int) -> int:

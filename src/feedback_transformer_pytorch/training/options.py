@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from ..config import Initialisation, KeyValues, MemoryNorm, MemoryStart, NormPlacement, Stored
 from ..data import stages
 from ..errors import InputError
+from ..generation import Weights
 from ..model import Implementation
 from ..tasks import SequenceTask, find_task, task_names
 from .schema import OptionInfo, Options, default_of, flag
@@ -325,6 +326,9 @@ class EvalOptions(Options):
         ),
     ] = None
     mem_len: Annotated[int | None, OptionInfo("memory slots M, if they differ from training", at_least=1)] = None
+    weights: Annotated[
+        Weights | None, OptionInfo("what the weights of Linears are rounded to; null: as they were trained")
+    ] = None
     json: Annotated[str | None, OptionInfo("a file to write the figures to")] = None
     plot: Annotated[str | None, OptionInfo("a PNG file to plot accuracy against position in")] = None
 
@@ -391,6 +395,10 @@ class GenerateOptions(Options):
         OptionInfo(
             "random seed; null: another text each time, or as if --load-state were not cut", at_least=0, below=2**63
         ),
+    ] = None
+    weights: Annotated[
+        Weights | None,
+        OptionInfo("what the weights of Linears are rounded to, for speed on a CPU; null: as they were trained"),
     ] = None
     save_state: Annotated[
         str | None, OptionInfo("a file to write the state to, from which --load-state continues the text")

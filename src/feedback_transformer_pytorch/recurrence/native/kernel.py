@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from ...position import bucket, bucket_starts
 from ..engine.walk import Walk
+from ..layout.rounding import narrowest_type
 from ..ops.attention import AttentionOps
 from ..ops.feedforward import FeedForwardOps
 from ..ops.norm import Norm
 from ..ops.scores import VectorScores
 from . import structures
-from .library import library, name_of
+from .library import NARROW, library, name_of
+from .packing import Packing
 
 # Multiply-adds of a layer that each thread must have for waking all of them to pay.
 WORK_OF_A_THREAD = 2**14
@@ -24,37 +27,49 @@ WORK_OF_A_THREAD = 2**14
 STREAMS = 7
 
 
+def threads_for(work: int) -> int:
+    """How many threads share so many multiply-adds."""
+    threads = torch.get_num_threads()
+    return threads if work >= WORK_OF_A_THREAD * threads else 1
+
+
+def streams_for(in_bytes: int) -> int:
+    """In how many streams weights of so many bytes in all are read."""
+    compiled = library()
+    assert compiled is not None
+    return STREAMS if in_bytes >= compiled.bytes_to_stream() else 1
+
+
 class Kernel:
     """The kernel set up for one direction of a walk.
 
-    `forward`, `backward` and `end_block` take the model and the structure of that direction.
+    `forward`, or `backward` and `end_block`, take the model and the structure of that direction.
     """
 
-    def __init__(self, walk: Walk, transposed: bool) -> None:
-        """Packs the weights: as they are for the forward pass, transposed for the backward pass."""
+    def __init__(self, walk: Walk, *, transposed: bool, narrow: bool = False) -> None:
+        """Packs the weights: as they are for the forward pass, transposed for the backward pass.
+
+        Args:
+            narrow: read weights in float32 that are rounded to a type of fewer bytes in that type, forward.
+        """
         config, plan, x = walk.config, walk.plan, walk.x
         compiled = library()
         assert compiled is not None
-        precision = walk.layout.precision
-        self._packed_dtype = precision.weights
-        name = name_of(precision.weights)
-        # Where inputs are rounded too, two of them are multiplied at once, and lie beside each other.
-        self._in_pairs = precision.inputs != x.dtype
-        if self._in_pairs:
-            name += "_pairs"
-        self._pack, self._panel = getattr(compiled, f"pack_{name}"), getattr(compiled, f"panel_{name}")()
-        self.forward, self.backward = getattr(compiled, f"forward_{name}"), getattr(compiled, f"backward_{name}")
-        self.end_block = getattr(compiled, f"end_block_{name}")
+        name, packed_dtype = _packed_type(walk, narrow)
+        if transposed:
+            self.backward = getattr(compiled, f"backward_{name}")
+            self.end_block = getattr(compiled, f"end_block_{name}")
+        else:
+            self.forward = getattr(compiled, f"forward_{name}")
         self._transposed = transposed
         self._references: list[Any] = []
         groups = config.kv_heads or config.heads
         rows = max(plan.row_counts)
         weights = (3 * config.hidden_dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
-        work = rows * (weights + 2 * plan.slots * config.heads * config.dim_head)
-        threads = torch.get_num_threads() if work >= WORK_OF_A_THREAD * torch.get_num_threads() else 1
-        self._threads = threads
-        in_bytes = config.depth * weights * self._packed_dtype.itemsize
-        self._streams = STREAMS if in_bytes >= compiled.bytes_to_stream() else 1
+        threads = threads_for(rows * (weights + 2 * plan.slots * config.heads * config.dim_head))
+        streams = streams_for(config.depth * weights * packed_dtype.itemsize)
+        self._packing = Packing(name, packed_dtype, threads, streams)
+        self._address = self._packing.address
         layers = (structures.LayerWeights * config.depth)()
         for layer, filled in enumerate(layers):
             self._fill(filled, walk, layer)
@@ -112,19 +127,27 @@ class Kernel:
     def _linear(self, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> structures.PackedLinear:
         if self._transposed:
             weight, bias = weight.t(), None
-        outputs, inputs = weight.shape
-        panels = -(-outputs // self._panel)
-        depth = inputs + inputs % 2 if self._in_pairs else inputs
-        packed = weight.new_empty(panels, depth, self._panel, dtype=self._packed_dtype)
-        self._pack(weight.data_ptr(), outputs, inputs, *weight.stride(), scale, packed.data_ptr(), self._threads)
-        bias_address = None if bias is None else self._address(bias)
-        return structures.PackedLinear(self._address(packed), bias_address, inputs, outputs, self._streams)
+        return self._packing.linear(weight, bias, scale)
 
-    def _address(self, tensor: Tensor) -> int:
-        """The address of a contiguous tensor, which lives as long as this."""
-        tensor = tensor.contiguous()
-        self._references.append(tensor)
-        return tensor.data_ptr()
+
+def _packed_type(walk: Walk, narrow: bool) -> tuple[str, torch.dtype]:
+    """The type that weights are packed in: as the names of the kernel's functions have it, and what a number is."""
+    precision = walk.layout.precision
+    if narrow and precision.weights == torch.float32:
+        found = narrowest_type(_weights(walk))
+        if found is not None:
+            return NARROW[found], found
+    # Where inputs are rounded too, two of them are multiplied at once, and lie beside each other.
+    in_pairs = precision.inputs != walk.x.dtype
+    return name_of(precision.weights) + ("_pairs" if in_pairs else ""), precision.weights
+
+
+def _weights(walk: Walk) -> Iterator[Tensor]:
+    """All weights that a step multiplies with."""
+    yield walk.project.weight
+    attention, feedforward = sublayers(walk)
+    for ops in (attention.to_q, attention.to_out, feedforward.to_hidden, feedforward.to_out):
+        yield from (linear.weight for linear in ops)
 
 
 def sublayers(walk: Walk) -> tuple[AttentionOps, FeedForwardOps]:

@@ -21,6 +21,8 @@ SWITCH = "FEEDBACK_TRANSFORMER_NATIVE"  # an environment variable; 0 turns the k
 UNDER_TEST = "FEEDBACK_TRANSFORMER_NATIVE_UNDER_TEST"  # another one, in the self-test's process: the library to test
 # Of the weights and of the memory's keys and values; bfloat16 goes with float32 for all else.
 TYPES = ("float32", "float64", "bfloat16")
+# Of weights in float32 that are rounded to a type of fewer bytes; the walk is forward only, all else is in float32.
+NARROW = {torch.int8: "int8_weights", torch.bfloat16: "bfloat16_weights"}
 SECONDS_TO_TEST = 120
 _PREFIX = "kernel-"
 _log = logging.getLogger(__name__)
@@ -121,12 +123,15 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
     address, number = ctypes.c_void_p, ctypes.c_int64
     compiled.most_rows.restype = number
     compiled.multiplies_bf16.restype = compiled.bytes_to_stream.restype = number
-    names = [*TYPES, "bfloat16_pairs"] if compiled.multiplies_bf16() else TYPES
-    for name in names:
+    names = [*TYPES, "bfloat16_pairs"] if compiled.multiplies_bf16() else [*TYPES]
+    for name in (*names, *NARROW.values()):
         panel, pack = getattr(compiled, f"panel_{name}"), getattr(compiled, f"pack_{name}")
         panel.restype = number
         pack.argtypes, pack.restype = [address, *[number] * 4, ctypes.c_double, address, number], None
-        for call in ("forward", "backward", "end_block"):
+        for call in ("forward", "backward", "end_block") if name in names else ("forward",):
             function = getattr(compiled, f"{call}_{name}")
             function.argtypes, function.restype = [address, address], None
+    for name in NARROW.values():
+        product = getattr(compiled, f"product_{name}")
+        product.argtypes, product.restype = [address, address, number, address, number], None
     return compiled

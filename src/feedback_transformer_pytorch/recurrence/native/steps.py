@@ -106,7 +106,7 @@ class KernelForwardSteps:
     """Segments walked forward; see `ForwardSteps`."""
 
     def __init__(self, walk: Walk, states: Tensor | None, values: Values | None) -> None:
-        self._walk, self._kernel = walk, Kernel(walk, transposed=False)
+        self._walk, self._kernel = walk, Kernel(walk, transposed=False, narrow=states is None)
         self._states, self._values = states, values or {}
         self._scores = [0, *accumulate(walk.layout.score_counts(walk.plan.segments))]
         self._calls: dict[int, tuple[structures.Forward, _Tables, Any]] = {}

@@ -38,7 +38,7 @@ def _layers(names: str) -> list[_Field]:
 
 
 class PackedLinear(ctypes.Structure):
-    _fields_ = [*_addresses("panels bias"), *_numbers("inputs outputs streams")]
+    _fields_ = [*_addresses("panels bias scales"), *_numbers("inputs outputs streams")]
 
 
 class NormWeights(ctypes.Structure):

@@ -14,8 +14,8 @@
 
 namespace {
 
-// Walks a segment through all layers, and stores its keys and values in the memory.
-template <class Weight, class Real>
+// Walks a segment through all layers, and stores its keys and values in the memory, whose numbers are of type Number.
+template <class Weight, class Number, class Real>
 void forward(const Team& team, const Model<Real>& model, const Forward<Real>& step) {
     const SegmentData<Real>& segment = step.segment;
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
@@ -29,9 +29,9 @@ void forward(const Team& team, const Model<Real>& model, const Forward<Real>& st
         if (segment.local) product_to<Weight>(team, step.normed, rows, model.to_kv, segment.local_kv[layer]);
         team.barrier();
         const auto [begin, end] = team.share(model.pairs());
-        with_vectors<Stored<Weight>, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
+        with_vectors<Number, Real>(model.width, [&, begin = begin, end = end](auto vectors) {
             for (Index pair = begin; pair < end; ++pair) {
-                attend<Stored<Weight>, Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
+                attend<Number, Real, decltype(vectors)::value>(model, segment, layer, pair, weights);
             }
         });
         team.barrier();
@@ -92,8 +92,8 @@ void forward(const Team& team, const Model<Real>& model, const Forward<Real>& st
             const Index pair = row / segment.length * model.groups + group;
             const Index slot = pair * model.pair_stride + row % segment.length * model.width;
             const Real* from = step.kv + row * model.kv() + group * model.width;
-            auto* keys = static_cast<Stored<Weight>*>(step.new_keys) + slot;
-            auto* values = static_cast<Stored<Weight>*>(step.new_values) + slot;
+            auto* keys = static_cast<Number*>(step.new_keys) + slot;
+            auto* values = static_cast<Number*>(step.new_values) + slot;
             for (Index e = 0; e < model.width; ++e) {
                 round_to(keys[e], from[e]);
                 round_to(values[e], from[model.groups * model.width + e]);

@@ -14,15 +14,20 @@
 #include "structures.h"
 #include "team.h"
 
+// A walk forward with weights of type WEIGHT, keys and values of type STORED in the memory, and REAL for all else.
+#define EXPORT_FORWARD(NAME, WEIGHT, STORED, REAL)                                                               \
+    extern "C" int64_t panel_##NAME() { return kPanel<REAL>; }                                                   \
+    extern "C" void pack_##NAME(const REAL* from, Index out, Index in, Index out_stride, Index in_stride,        \
+                                double scale, WEIGHT* to, Index threads) {                                       \
+        pack<WEIGHT, REAL>(from, out, in, out_stride, in_stride, scale, to, threads);                            \
+    }                                                                                                            \
+    extern "C" void forward_##NAME(const Model<REAL>* model, const Forward<REAL>* step) {                        \
+        in_team(model->threads, [=](const Team& team) { forward<WEIGHT, STORED, REAL>(team, *model, *step); });  \
+    }
+
+// Both directions.
 #define EXPORT(NAME, WEIGHT, REAL)                                                                        \
-    extern "C" int64_t panel_##NAME() { return kPanel<REAL>; }                                            \
-    extern "C" void pack_##NAME(const REAL* from, Index out, Index in, Index out_stride, Index in_stride, \
-                                double scale, WEIGHT* to, Index threads) {                                \
-        pack<WEIGHT, REAL>(from, out, in, out_stride, in_stride, scale, to, threads);                     \
-    }                                                                                                     \
-    extern "C" void forward_##NAME(const Model<REAL>* model, const Forward<REAL>* step) {                 \
-        in_team(model->threads, [=](const Team& team) { forward<WEIGHT, REAL>(team, *model, *step); });   \
-    }                                                                                                     \
+    EXPORT_FORWARD(NAME, WEIGHT, Stored<WEIGHT>, REAL)                                                    \
     extern "C" void backward_##NAME(const Model<REAL>* model, const Backward<REAL>* step) {               \
         in_team(model->threads, [=](const Team& team) { backward<WEIGHT, REAL>(team, *model, *step); });  \
     }                                                                                                     \
@@ -30,9 +35,19 @@
         in_team(model->threads, [=](const Team& team) { end_block<REAL>(team, *model, *step); });         \
     }
 
+// A walk forward with rounded weights, and their product with x (R, in) alone.
+#define EXPORT_ROUNDED(NAME, WEIGHT)                                                                            \
+    EXPORT_FORWARD(NAME, WEIGHT, float, float)                                                                  \
+    extern "C" void product_##NAME(const PackedLinear<float>* linear, const float* x, Index rows, float* out,   \
+                                   Index threads) {                                                             \
+        in_team(threads, [=](const Team& team) { product_to<WEIGHT>(team, x, rows, *linear, out); });           \
+    }
+
 EXPORT(float32, float, float)
 EXPORT(float64, double, double)
 EXPORT(bfloat16, Bf16, float)
+EXPORT_ROUNDED(bfloat16_weights, Bf16)
+EXPORT_ROUNDED(int8_weights, int8_t)
 
 #if defined(__AVX512BF16__)
 EXPORT(bfloat16_pairs, Bf16Pair, float)

@@ -38,6 +38,7 @@ inline double to_float(double number) { return number; }
 
 inline void round_to(float& to, float value) { to = value; }
 inline void round_to(double& to, double value) { to = value; }
+inline void round_to(int8_t& to, float whole) { to = int8_t(whole); }
 inline void round_to(Bf16& to, float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);

@@ -11,10 +11,6 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #include "pack.h"
 #include "structures.h"
 #include "team.h"
@@ -211,6 +207,9 @@ void product(const Team& team, const Real* x, Index rows, const std::array<Packe
             std::array<Real*, Count> results;
             for (int which = 0; which < Count; ++which) {
                 results[which] = tiles[which] + row * kPanel<Real>;
+                if (const Real* scales = linears[which].scales) {
+                    for (Index i = 0; i < count; ++i) results[which][i] *= scales[column + i];
+                }
                 if (const Real* bias = linears[which].bias) {
                     for (Index i = 0; i < count; ++i) results[which][i] += bias[column + i];
                 }

@@ -23,6 +23,7 @@ template <class Real> struct Layers {
 template <class Real> struct PackedLinear {
     const void* panels;
     const Real* bias;
+    const Real* scales;  // (out,), what products are multiplied with before the bias is added; or null
     Index inputs, outputs, streams;
 };
 

@@ -2,6 +2,10 @@
 
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -87,6 +91,27 @@ inline void load_two(const Bf16* from, Vector<float>* to) {
     std::memcpy(&words, from, sizeof words);
     to[0] = (Vector<float>)(words << 16);
     to[1] = (Vector<float>)(words & 0xffff0000u);
+}
+
+// Loads a vector of int8. Without intrinsics GCC 12 converts them one by one.
+inline Vector<float> load_as_float(const int8_t* from) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (Vector<float>)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+#elif defined(__AVX2__)
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return (Vector<float>)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+#else
+    VectorOf<int8_t, kLanes<float>>::type bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, Vector<float>);
+#endif
+}
+
+// Loads two vectors of int8.
+inline void load_two(const int8_t* from, Vector<float>* to) {
+    to[0] = load_as_float(from);
+    to[1] = load_as_float(from + kLanes<float>);
 }
 
 #if defined(__AVX512BF16__)
