@@ -182,6 +182,8 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
     refuses("was trained on text; give files to measure it on", "eval", run)
     refuses("the following arguments are required: RUNS", "plot")
     refuses("the following arguments are required: ACTION, FILES", "tokenizer")
+    refuses("the following arguments are required: --to", "export", run)
+    refuses("the following arguments are required: --tasks, --include-path", "lm-eval", run)
     refuses("is not a RUN directory: it has no config.yaml", "plot", run, tmp_path, "--out", tmp_path / "runs.png")
     refuses("--temperature is -1.0; it must be at least 0", "generate", run, "--temperature=-1")
     refuses("--prompt is empty", "generate", run, "--prompt=")
@@ -196,7 +198,10 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
 
 @pytest.mark.parametrize("arguments", [[], ["paint"]])
 def test_no_command_or_an_unknown_one_is_one_line(refuses: Callable[..., None], arguments: list[str]) -> None:
-    refuses("{train,eval,generate,plot,tokenizer,export}" if not arguments else "invalid choice: 'paint'", *arguments)
+    refuses(
+        "{train,eval,generate,plot,tokenizer,export,lm-eval}" if not arguments else "invalid choice: 'paint'",
+        *arguments,
+    )
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_saved(

@@ -152,6 +152,7 @@ ORDER: dict[str, list[str]] = {
         "tokenizer",
         "model_card",
         "export",
+        "harness",
     ],
     "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "mastery", "trainer"],

@@ -21,6 +21,7 @@ from .training.options import (
     EvalOptions,
     ExportOptions,
     GenerateOptions,
+    LmEvalOptions,
     PlotOptions,
     TokenizerOptions,
     TrainOptions,
@@ -116,6 +117,15 @@ def export(options: ExportOptions) -> int:
     return 0
 
 
+def lm_eval(options: LmEvalOptions) -> int:
+    """Prints how well a model does in tasks of lm-evaluation-harness."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries of Hugging Face are imported
+    from .hf.harness import evaluate_tasks
+
+    print(evaluate_tasks(options))
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "train": (TrainOptions, train, "train a model on text or labels"),
     "eval": (EvalOptions, evaluate, "measure a model: bits per byte of text, accuracy of labels"),
@@ -123,6 +133,7 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "plot": (PlotOptions, plot, "plot several runs"),
     "tokenizer": (TokenizerOptions, tokenizer, "train a tokenizer on text"),
     "export": (ExportOptions, export, "write a model for Hugging Face's transformers"),
+    "lm-eval": (LmEvalOptions, lm_eval, "measure a model in tasks of lm-evaluation-harness"),
 }
 
 
@@ -255,11 +266,16 @@ def _reworded(text: str) -> str:
     """Replaces parser keys and Python types in messages of jsonargparse by options and values."""
     text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
     text = re.sub(r'("command" to be one of) \{.*?\}', rf"\1 {{{','.join(COMMANDS)}}}", text)  # it names but a few
-    text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
-    text = re.sub(r"\b(?:eval|generate|plot|tokenizer|export)\.(\w+)", lambda key: key[1].upper(), text)
+    text = re.sub(rf"(?<![\w/-])({'|'.join(COMMANDS)})\.(\w+)", lambda key: _as_given(key[1], key[2]) or key[0], text)
     text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)
     text = re.sub(r"(?:a )?<class '(\w+)'>", r"\1", text)
     return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")
+
+
+def _as_given(command: str, name: str) -> str | None:
+    """How an option of a command is given; None if it has none of that name."""
+    info = COMMANDS[command][0].infos().get(name)
+    return None if info is None else name.upper() if info.positional else flag(name)
 
 
 def _version() -> str:

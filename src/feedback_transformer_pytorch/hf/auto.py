@@ -1,6 +1,8 @@
-"""Registers the classes with the Auto classes of `transformers`."""
+"""Registers the classes with `transformers`."""
 
 from __future__ import annotations
+
+import sys
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -11,3 +13,6 @@ from .modeling import FeedbackTransformerModel as FeedbackTransformerModel
 AutoConfig.register(FeedbackTransformerConfig.model_type, FeedbackTransformerConfig, exist_ok=True)
 AutoModel.register(FeedbackTransformerConfig, FeedbackTransformerModel, exist_ok=True)
 AutoModelForCausalLM.register(FeedbackTransformerConfig, FeedbackTransformerForCausalLM, exist_ok=True)
+# `transformers serve` asks no Auto class. It looks a model's class up by name in `transformers`, as it imported it.
+if serving := sys.modules.get("transformers.cli.serving.model_manager"):
+    serving.transformers.FeedbackTransformerForCausalLM = FeedbackTransformerForCausalLM

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from ..errors import InputError
 from ..files import begin_directory, beside, finish_directory, writing
-from ..training.saving.run import Run
 from .from_run import config_and_weights, open_text_run
 from .model_card import model_card
 from .modeling import FeedbackTransformerForCausalLM
-from .tokenizer import as_pretrained, byte_tokenizer
+from .tokenizer import tokenizer_of
 
 
 def export_run(run: str | Path, to: str | Path) -> None:
@@ -35,11 +31,6 @@ def export_run(run: str | Path, to: str | Path) -> None:
     begin_directory(folder)
     with writing(folder):
         model.save_pretrained(beside(folder))
-        _tokenizer(source).save_pretrained(beside(folder))
+        tokenizer_of(source).save_pretrained(beside(folder))
         (beside(folder) / "README.md").write_text(card, encoding="utf-8")
     finish_directory(folder)
-
-
-def _tokenizer(run: Run) -> PreTrainedTokenizerFast:
-    content = run.tokenizer().to_json()
-    return byte_tokenizer() if content is None else as_pretrained(tokenizers.Tokenizer.from_str(content))

@@ -43,6 +43,15 @@ inputs = tokenizer("The ", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100, do_sample=True)[0]))
 ```
 
+Behind OpenAI's interface, after `pip install 'transformers[serving]'`:
+
+```
+transformers serve {name} --trust-remote-code
+```
+
+It is a plain language model and knows no roles. The chat template puts each message of a conversation on a line of its
+own, and the answer is what follows; `"stop": "\\n"` ends it with its line.
+
 ## Data
 
 {data}

@@ -7,6 +7,23 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ..data.bpe import character_of_byte
+from ..training.saving.run import Run
+
+# A plain language model knows no roles. A conversation is its messages, each on a line of its own, and the answer is
+# what the model writes on the next line.
+CHAT_TEMPLATE = (
+    r"{{ messages | map(attribute='content') | join('\n') }}{% if add_generation_prompt %}{{ '\n' }}{% endif %}"
+)
+
+
+def tokenizer_of(run: Run) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run on text.
+
+    Raises:
+        InputError: its file is missing or damaged.
+    """
+    content = run.tokenizer().to_json()
+    return byte_tokenizer() if content is None else as_pretrained(tokenizers.Tokenizer.from_str(content))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -22,7 +39,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def as_pretrained(backend: tokenizers.Tokenizer) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that encodes and decodes exactly, and pads on the left with the byte 0."""
+    """A byte-level tokenizer that encodes and decodes exactly, pads on the left with the byte 0, and has the chat
+    template of a plain language model."""
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=character_of_byte(0),
@@ -30,4 +48,5 @@ def as_pretrained(backend: tokenizers.Tokenizer) -> PreTrainedTokenizerFast:
         split_special_tokens=True,  # in a text, the padding's character is a character like others
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
+        chat_template=CHAT_TEMPLATE,
     )

@@ -435,3 +435,15 @@ class ExportOptions(Options):
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made on text", positional=True)]
     to: Annotated[str, OptionInfo("the directory to write, new or empty")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmEvalOptions(Options):
+    """Tasks of EleutherAI's lm-evaluation-harness, solved by a trained model."""
+
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made on text", positional=True)]
+    tasks: Annotated[list[str], OptionInfo("names of tasks, groups or tags in --include-path")]
+    include_path: Annotated[str, OptionInfo("a directory of the harness's YAML files, whose data are local files")]
+    limit: Annotated[int | None, OptionInfo("examples of each task to use; null: all", at_least=1)] = None
+    batch_size: Annotated[int, OptionInfo("texts to read at once", at_least=1)] = 8
+    out: Annotated[str | None, OptionInfo("a JSON file to write the figures to")] = None
