@@ -23,6 +23,7 @@ ORDER: dict[str, list[str]] = {
         "memory",
         "segments",
         "layers",
+        "checks",
         "recurrence",
         "model",
         "functional",

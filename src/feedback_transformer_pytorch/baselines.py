@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_tokens
 from .config import FeedbackConfig
 from .errors import InputError
 from .layers import FeedForward
-from .model import check_tokens
 from .position import POSITIONS, DistanceBias, DistanceVectors, ScoreTerm, gather_rows
 
 # Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.

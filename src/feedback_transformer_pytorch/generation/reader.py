@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..baselines import HiddenMemory, ParallelTransformer, TransformerXL
+from ..checks import check_context, check_tokens
 from ..errors import InputError
 from ..layers import ContextKeysValues
 from ..memory import AnyMemory, Memory, StateMemory
-from ..model import FeedbackDecoder, FeedbackTransformer, check_context, check_tokens
+from ..model import FeedbackDecoder, FeedbackTransformer
 from ..recurrence import Incremental, WalkRequest, computes_like, is_called_plainly, select_rows
 
 # Tokens of a long text read in one call: enough to be fast, few enough for their logits to stay small.
