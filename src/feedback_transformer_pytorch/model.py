@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .checks import check_context, check_tokens
 from .config import FeedbackConfig, parameters
+from .details import Details
 from .errors import InputError
 from .layers import ContextKeysValues
 from .memory import AnyMemory, StateMemory, as_memory, memory_of, newest, newest_of_rows
@@ -81,6 +82,20 @@ class FeedbackDecoder(nn.Module):
         reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: Literal[True], return_states: bool = ...,
+    ) -> Details: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: bool = ..., return_states: Literal[True],
+    ) -> Details: ...  # fmt: skip
+
     def forward(
         self,
         x: Tensor,
@@ -91,7 +106,9 @@ class FeedbackDecoder(nn.Module):
         reset: Tensor | None = None,
         context: Tensor | ContextKeysValues | None = None,
         context_mask: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, AnyMemory]:
+        return_attention: bool = False,
+        return_states: bool = False,
+    ) -> Tensor | tuple[Tensor, AnyMemory] | Details:
         """Embeddings to states.
 
         Args:
@@ -104,9 +121,10 @@ class FeedbackDecoder(nn.Module):
             context: (B, N, C), what every token also attends to; for models with a `context_dim`, and only for them.
                 Without gradients also what `project_context` made of it.
             context_mask: (B, N) bool, True at what is seen of the context; None: all of it.
+            return_attention, return_states: return `Details`, which have the attention, or the states of all layers.
 
         Returns:
-            states (B, T, D), or the pair of states and memory.
+            states (B, T, D), or the pair of states and memory, or `Details`. In a trace, details break the graph.
 
         Raises:
             InputError: a shape, type or device does not fit.
@@ -127,16 +145,21 @@ class FeedbackDecoder(nn.Module):
                 None if alignment is None else alignment.visibility,
                 context,
                 context_mask,
+                return_attention,
+                return_states,
             )
         )
         left = self._left(past, walked, alignment)
         states = self.norm(walked.states if alignment is None else alignment.gather(walked.states))
+        if return_attention or return_states:
+            slots = past.tensors[0].shape[1]
+            return Details.of(states, left if return_memory else None, walked, slots, alignment)
         return (states, left) if return_memory else states
 
     def _walk(self, request: WalkRequest) -> Walked:
         if self._implementation == "stepwise":
             return stepwise(self.stack, request)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not (request.attention or request.layer_states):
             return walk_as_operator(self.stack, request)
         return fused(self.stack, request, recompute=self.recompute)
 
@@ -351,6 +374,20 @@ class FeedbackTransformer(nn.Module):
         reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: Literal[True], return_states: bool = ...,
+    ) -> Details: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: bool = ..., return_states: Literal[True],
+    ) -> Details: ...  # fmt: skip
+
     def forward(
         self,
         x: Tensor,
@@ -361,21 +398,24 @@ class FeedbackTransformer(nn.Module):
         reset: Tensor | None = None,
         context: Tensor | ContextKeysValues | None = None,
         context_mask: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, AnyMemory]:
+        return_attention: bool = False,
+        return_states: bool = False,
+    ) -> Tensor | tuple[Tensor, AnyMemory] | Details:
         """Tokens to logits.
 
         Args:
             x: (B, T) whole numbers in [0, V).
-            memory, return_memory, mask, reset, context, context_mask: as in `FeedbackDecoder.forward`.
+            memory, return_memory, mask, reset, context, context_mask, return_attention, return_states: as in
+                `FeedbackDecoder.forward`.
 
         Returns:
-            logits (B, T, V), or the pair of logits and memory.
+            logits (B, T, V), or the pair of logits and memory, or `Details`.
 
         Raises:
             InputError: a token is out of range, or a shape, type or device does not fit.
         """
         check_tokens(x, self.token_emb.num_embeddings)
-        states, left = self.decoder(
+        found = self.decoder(
             self.token_emb(x),
             memory,
             return_memory=True,
@@ -383,7 +423,13 @@ class FeedbackTransformer(nn.Module):
             reset=reset,
             context=context,
             context_mask=context_mask,
+            return_attention=return_attention,
+            return_states=return_states,
         )
+        if isinstance(found, Details):
+            left = found.memory if return_memory else None
+            return found._replace(output=self.to_logits(found.output), memory=left)
+        states, left = found
         logits = self.to_logits(states)
         return (logits, left) if return_memory else logits
 
