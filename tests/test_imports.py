@@ -125,6 +125,7 @@ ORDER: dict[str, list[str]] = {
         "datasets",
         "loop",
         "evaluate",
+        "inspection",
         "until_stop",
         "commands",
     ],
@@ -146,6 +147,7 @@ ORDER: dict[str, list[str]] = {
     "training/reporting": ["meter", "progress", "plots", "trackers"],
     "training/saving": ["checkpoint", "run", "saver"],
     "training/datasets": ["dataset", "text", "labelled"],
+    "training/inspection": ["passage", "findings", "pictures", "page", "command"],
 }
 
 Module = tuple[str, ...]  # names that lead from the package to a file or folder

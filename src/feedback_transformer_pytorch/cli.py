@@ -22,6 +22,7 @@ from .training.options import (
     EvalOptions,
     ExportOptions,
     GenerateOptions,
+    InspectOptions,
     PlotOptions,
     TokenizerOptions,
     TrainOptions,
@@ -117,11 +118,21 @@ def export(options: ExportOptions) -> int:
     return 0
 
 
+def inspect(options: InspectOptions) -> int:
+    """Writes pictures and a page of what a model does with a passage."""
+    from .training.inspection.command import inspect_run
+
+    inspect_run(options)
+    print(options.out)
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "train": (TrainOptions, train, "train a model on text or labels"),
     "eval": (EvalOptions, evaluate, "measure a model: bits per byte of text, accuracy of labels"),
     "generate": (GenerateOptions, generate, "continue a prompt with a model"),
     "plot": (PlotOptions, plot, "plot several runs"),
+    "inspect": (InspectOptions, inspect, "look at what each head of a model reads, and what its memory stores"),
     "tokenizer": (TokenizerOptions, tokenizer, "train a tokenizer on text"),
     "export": (ExportOptions, export, "write a model for Hugging Face's transformers"),
 }
@@ -280,7 +291,7 @@ def _reworded(text: str) -> str:
     text = re.sub(r'^Parser key "(\w+)":', lambda key: f"{flag(key[1])}:", text)
     text = re.sub(r'("command" to be one of) \{.*?\}', rf"\1 {{{','.join(COMMANDS)}}}", text)  # it names but a few
     text = re.sub(r"\btrain\.(\w+)$", lambda key: flag(key[1]), text)
-    text = re.sub(r"\b(?:eval|generate|plot|tokenizer|export)\.(\w+)", lambda key: key[1].upper(), text)
+    text = re.sub(r"\b(?:eval|generate|plot|inspect|tokenizer|export)\.(\w+)", lambda key: key[1].upper(), text)
     text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)
     text = re.sub(r"(?:a )?<class '(\w+)'>", r"\1", text)
     return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")

@@ -415,3 +415,24 @@ class ExportOptions(Options):
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made on text", positional=True)]
     to: Annotated[str, OptionInfo("the directory to write, new or empty")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(Options):
+    """A look inside a trained model: pictures and a page of what it does with a passage."""
+
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
+    text: Annotated[
+        str | None,
+        OptionInfo(
+            "what the model reads, in the form of the training data: a file, .gz, .xz, or - for standard input; null: "
+            "a new sequence of the task of the RUN"
+        ),
+    ] = None
+    out: Annotated[str, OptionInfo("the directory to write, new or empty")]
+    tokens: Annotated[
+        int | None,
+        OptionInfo("tokens to show; null: 256 of a text or stream, --block-len of the RUN of a sequence", at_least=1),
+    ] = None
+    skip: Annotated[int, OptionInfo("tokens to read before those that are shown", at_least=0)] = 0
+    page: Annotated[bool, OptionInfo("write the page, which needs the extra `inspect`, besides the pictures")] = True
