@@ -196,7 +196,10 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
 
 @pytest.mark.parametrize("arguments", [[], ["paint"]])
 def test_no_command_or_an_unknown_one_is_one_line(refuses: Callable[..., None], arguments: list[str]) -> None:
-    refuses("{train,eval,generate,plot,inspect,tokenizer,export}" if not arguments else "invalid choice: 'paint'", *arguments)
+    refuses(
+        "{train,eval,generate,plot,inspect,tokenizer,export}" if not arguments else "invalid choice: 'paint'",
+        *arguments,
+    )
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_saved(

@@ -26,7 +26,8 @@ class Details(NamedTuple):
             and before dropout. n is at most M, and M where the memory starts with zero states. What a token does not
             see is zero. Each row sums to 1, with three exceptions: it is zero where a token sees nothing; what a narrow
             adaptive span leaves may be less; and zero states that stand before a document within x have no place, so
-            that what is missing went to them. None unless it was asked for.
+            that what is missing went to them. Its size grows with T * (n + T): read a long text in several calls. None
+            unless it was asked for.
         states: (L+1, B, T, D), the embeddings and the output of each layer, before the norm that a decoder puts after
             the last one. None unless they were asked for.
     """

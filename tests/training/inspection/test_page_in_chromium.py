@@ -38,7 +38,8 @@ USE = """
   const note = async (name) => {
     await new Promise((done) => setTimeout(done));  // whatever goes wrong later is noted too
     report[name] = {
-      heading: find("#facts h2").textContent, reads: find("#facts .reads").textContent,
+      heading: find("#facts h2").textContent, cost: find("#facts p").textContent,
+      reads: find("#facts .reads").textContent,
       chosen: tokens.findIndex((token) => token.classList.contains("chosen")),
       colours: tokens.map((token) => token.style.backgroundColor),
       heads: find("#heads").data[0].z, distance: find("#distance").data[0].y, share: find("#mix").data[1].y,
@@ -88,19 +89,16 @@ def report_of(content: str, folder: Path) -> dict[str, Any]:
     return report
 
 
-@pytest.fixture
-def findings(make_run: Callable[..., Run], text: Path) -> tuple[Findings, str]:
-    run = make_run()
-    chosen = {"run": str(run.path), "out": "look", "text": str(text), "tokens": 40, "skip": 2}
-    passage = passage_of(run, InspectOptions.from_dict(chosen))
+def page_of(run: Run, **chosen: object) -> tuple[Findings, str]:
+    passage = passage_of(run, InspectOptions.from_dict({"run": str(run.path), "out": "look", **chosen}))
     model = run.load_model(passage.num_tokens)
     assert isinstance(model, FeedbackTransformer)
     found = look(model, passage)
     return found, page(found, "run: <text>", model.config, plotly_source()).decode()
 
 
-def test_the_page_shows_what_is_pointed_at(findings: tuple[Findings, str], tmp_path: Path) -> None:
-    found, content = findings
+def test_the_page_shows_what_is_pointed_at(make_run: Callable[..., Run], text: Path, tmp_path: Path) -> None:
+    found, content = page_of(make_run(), text=str(text), tokens=40, skip=2)
     report = report_of(content, tmp_path)
     assert report["problems"] == []
     assert all(count >= 1 for count in report["drawn"])
@@ -124,3 +122,11 @@ def test_the_page_shows_what_is_pointed_at(findings: tuple[Findings, str], tmp_p
     assert len({json.dumps(of_all) for of_all in colours}) == 6
     assert colours[1][12:] == [""] * 28  # no token reads those after it
     assert colours[5][39]
+
+
+def test_the_page_shows_labels(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    found, content = page_of(make_run(task="s3", seq_len=1), tokens=20)
+    report = report_of(content, tmp_path)
+    assert report["problems"] == []
+    label = found.passage.word(found.passage.targets[11])
+    assert report["pointed"]["cost"].startswith(f"Its label {label} took {found.bits[11]:.2f} bits. Predicted: ")
