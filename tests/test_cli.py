@@ -199,7 +199,7 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
 @pytest.mark.parametrize("arguments", [[], ["paint"]])
 def test_no_command_or_an_unknown_one_is_one_line(refuses: Callable[..., None], arguments: list[str]) -> None:
     refuses(
-        "{train,eval,generate,plot,tokenizer,export,lm-eval}" if not arguments else "invalid choice: 'paint'",
+        "{train,eval,generate,plot,inspect,tokenizer,export,lm-eval}" if not arguments else "invalid choice: 'paint'",
         *arguments,
     )
 

@@ -23,7 +23,9 @@ ORDER: dict[str, list[str]] = {
         "memory",
         "segments",
         "layers",
+        "checks",
         "recurrence",
+        "details",
         "model",
         "functional",
         "baselines",
@@ -41,6 +43,7 @@ ORDER: dict[str, list[str]] = {
         "request",
         "stack",
         "mask",
+        "attention_record",
         "stepwise",
         "applicability",
         "adapters",
@@ -137,6 +140,7 @@ ORDER: dict[str, list[str]] = {
         "datasets",
         "loop",
         "evaluate",
+        "inspection",
         "until_stop",
         "commands",
     ],
@@ -160,6 +164,7 @@ ORDER: dict[str, list[str]] = {
     "training/reporting": ["meter", "estimate", "progress", "plots", "trackers"],
     "training/saving": ["checkpoint", "run", "saver"],
     "training/datasets": ["dataset", "text", "labelled"],
+    "training/inspection": ["passage", "findings", "pictures", "page", "command"],
 }
 
 Module = tuple[str, ...]  # names that lead from the package to a file or folder

@@ -4,6 +4,7 @@ from .baselines import TransformerXL as TransformerXL
 from .config import FeedbackConfig as FeedbackConfig
 from .conversion import from_official as from_official
 from .conversion import from_reference as from_reference
+from .details import Details as Details
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
 from .functional import walk as walk

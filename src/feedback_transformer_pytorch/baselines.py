@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_tokens
 from .config import FeedbackConfig
 from .errors import InputError
 from .layers import FeedForward
-from .model import check_tokens
 from .position import POSITIONS, DistanceBias, DistanceVectors, ScoreTerm, gather_rows
 
 # Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
@@ -192,6 +192,8 @@ class _WindowTransformer(nn.Module):
         *,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
+        return_attention: bool = False,
+        return_states: bool = False,
     ) -> Tensor | tuple[Tensor, HiddenMemory]:
         """Tokens to logits.
 
@@ -202,6 +204,7 @@ class _WindowTransformer(nn.Module):
             mask: (B, T) bool, True at a real token. A padded token is invisible, but it takes a slot: padding
                 between two tokens adds to their distance.
             reset: (B, T) bool, True where a new document starts: nothing before it is visible to it or after.
+            return_attention, return_states: False; only models with feedback have them.
 
         With memory_start="zeros" a token sees a zero state in every slot of its window that is invisible to it.
 
@@ -209,8 +212,15 @@ class _WindowTransformer(nn.Module):
             logits (B, T, V), or the pair of logits and HiddenMemory.
 
         Raises:
-            InputError: a token is out of range, or the shape of an argument, or the memory, is not of this model.
+            InputError: a token is out of range; the shape of an argument, or the memory, is not of this model; or
+                attention or states are asked for.
         """
+        for name, asked in (("return_attention", return_attention), ("return_states", return_states)):
+            if asked:
+                raise InputError(
+                    f"{name} is {asked}, but a {type(self).__name__} does not keep what it computes; leave it out, or "
+                    "ask a FeedbackTransformer"
+                )
         check_tokens(x, self.token_emb.num_embeddings)
         state = self.token_emb(x)
         memory = self._filled(self._check_memory(memory, state))

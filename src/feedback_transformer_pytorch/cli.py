@@ -21,6 +21,7 @@ from .training.options import (
     EvalOptions,
     ExportOptions,
     GenerateOptions,
+    InspectOptions,
     LmEvalOptions,
     PlotOptions,
     TokenizerOptions,
@@ -126,11 +127,21 @@ def lm_eval(options: LmEvalOptions) -> int:
     return 0
 
 
+def inspect(options: InspectOptions) -> int:
+    """Writes pictures and a page of what a model does with a passage."""
+    from .training.inspection.command import inspect_run
+
+    inspect_run(options)
+    print(options.out)
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int], str]] = {
     "train": (TrainOptions, train, "train a model on text or labels"),
     "eval": (EvalOptions, evaluate, "measure a model: bits per byte of text, accuracy of labels"),
     "generate": (GenerateOptions, generate, "continue a prompt with a model"),
     "plot": (PlotOptions, plot, "plot several runs"),
+    "inspect": (InspectOptions, inspect, "look at what each head of a model reads, and what its memory stores"),
     "tokenizer": (TokenizerOptions, tokenizer, "train a tokenizer on text"),
     "export": (ExportOptions, export, "write a model for Hugging Face's transformers"),
     "lm-eval": (LmEvalOptions, lm_eval, "measure a model in tasks of lm-evaluation-harness"),

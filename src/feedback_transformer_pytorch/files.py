@@ -37,6 +37,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync_directory(path.parent)
 
 
+def check_vacant(folder: Path) -> None:
+    """Raises InputError unless a folder is empty or does not exist."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is no empty directory; choose another place, or delete it")
+
+
 def begin_directory(path: Path) -> None:
     """Makes a new directory to fill, `beside(path)`, which `finish_directory` turns into `path`.
 

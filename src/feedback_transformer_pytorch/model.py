@@ -10,7 +10,9 @@ from typing import Any, Literal, Self, get_args, overload
 import torch
 from torch import Tensor, nn
 
+from .checks import check_context, check_tokens
 from .config import FeedbackConfig, parameters
+from .details import Details
 from .errors import InputError
 from .layers import ContextKeysValues
 from .memory import AnyMemory, StateMemory, as_memory, memory_of, newest, newest_of_rows
@@ -80,6 +82,20 @@ class FeedbackDecoder(nn.Module):
         reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: Literal[True], return_states: bool = ...,
+    ) -> Details: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: bool = ..., return_states: Literal[True],
+    ) -> Details: ...  # fmt: skip
+
     def forward(
         self,
         x: Tensor,
@@ -90,7 +106,9 @@ class FeedbackDecoder(nn.Module):
         reset: Tensor | None = None,
         context: Tensor | ContextKeysValues | None = None,
         context_mask: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, AnyMemory]:
+        return_attention: bool = False,
+        return_states: bool = False,
+    ) -> Tensor | tuple[Tensor, AnyMemory] | Details:
         """Embeddings to states.
 
         Args:
@@ -103,9 +121,10 @@ class FeedbackDecoder(nn.Module):
             context: (B, N, C), what every token also attends to; for models with a `context_dim`, and only for them.
                 Without gradients also what `project_context` made of it.
             context_mask: (B, N) bool, True at what is seen of the context; None: all of it.
+            return_attention, return_states: return `Details`, which have the attention, or the states of all layers.
 
         Returns:
-            states (B, T, D), or the pair of states and memory.
+            states (B, T, D), or the pair of states and memory, or `Details`. In a trace, details break the graph.
 
         Raises:
             InputError: a shape, type or device does not fit.
@@ -126,16 +145,21 @@ class FeedbackDecoder(nn.Module):
                 None if alignment is None else alignment.visibility,
                 context,
                 context_mask,
+                return_attention,
+                return_states,
             )
         )
         left = self._left(past, walked, alignment)
         states = self.norm(walked.states if alignment is None else alignment.gather(walked.states))
+        if return_attention or return_states:
+            slots = past.tensors[0].shape[1]
+            return Details.of(states, left if return_memory else None, walked, slots, alignment)
         return (states, left) if return_memory else states
 
     def _walk(self, request: WalkRequest) -> Walked:
         if self._implementation == "stepwise":
             return stepwise(self.stack, request)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not (request.attention or request.layer_states):
             return walk_as_operator(self.stack, request)
         return fused(self.stack, request, recompute=self.recompute)
 
@@ -350,6 +374,20 @@ class FeedbackTransformer(nn.Module):
         reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
     ) -> tuple[Tensor, AnyMemory]: ...  # fmt: skip
 
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: Literal[True], return_states: bool = ...,
+    ) -> Details: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, x: Tensor, memory: Any = ..., return_memory: bool = ..., *, mask: Tensor | None = ...,
+        reset: Tensor | None = ..., context: Tensor | ContextKeysValues | None = ..., context_mask: Tensor | None = ...,
+        return_attention: bool = ..., return_states: Literal[True],
+    ) -> Details: ...  # fmt: skip
+
     def forward(
         self,
         x: Tensor,
@@ -360,21 +398,24 @@ class FeedbackTransformer(nn.Module):
         reset: Tensor | None = None,
         context: Tensor | ContextKeysValues | None = None,
         context_mask: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, AnyMemory]:
+        return_attention: bool = False,
+        return_states: bool = False,
+    ) -> Tensor | tuple[Tensor, AnyMemory] | Details:
         """Tokens to logits.
 
         Args:
             x: (B, T) whole numbers in [0, V).
-            memory, return_memory, mask, reset, context, context_mask: as in `FeedbackDecoder.forward`.
+            memory, return_memory, mask, reset, context, context_mask, return_attention, return_states: as in
+                `FeedbackDecoder.forward`.
 
         Returns:
-            logits (B, T, V), or the pair of logits and memory.
+            logits (B, T, V), or the pair of logits and memory, or `Details`.
 
         Raises:
             InputError: a token is out of range, or a shape, type or device does not fit.
         """
         check_tokens(x, self.token_emb.num_embeddings)
-        states, left = self.decoder(
+        found = self.decoder(
             self.token_emb(x),
             memory,
             return_memory=True,
@@ -382,7 +423,13 @@ class FeedbackTransformer(nn.Module):
             reset=reset,
             context=context,
             context_mask=context_mask,
+            return_attention=return_attention,
+            return_states=return_states,
         )
+        if isinstance(found, Details):
+            left = found.memory if return_memory else None
+            return found._replace(output=self.to_logits(found.output), memory=left)
+        states, left = found
         logits = self.to_logits(states)
         return (logits, left) if return_memory else logits
 
@@ -398,57 +445,3 @@ class FeedbackTransformer(nn.Module):
 
 for _cls in (FeedbackDecoder, FeedbackTransformer):
     _takes_hyperparameters(_cls)
-
-
-def check_context(
-    x: Tensor, context: Tensor | ContextKeysValues | None, mask: Tensor | None, config: FeedbackConfig
-) -> None:
-    """Raises InputError unless there is a context if and only if the model has one, and its shapes fit x (B, T, D)."""
-    if config.context_dim is None:
-        if context is not None or mask is not None:
-            raise InputError("context is given, but the model has none; build it with context_dim=C for a context")
-        return
-    if context is None:
-        raise InputError(f"context is missing; this model attends to one (batch, N >= 1, {config.context_dim})")
-    if isinstance(context, ContextKeysValues):
-        _check_projected(x, context)
-    else:
-        _check_context(x, context, config.context_dim)
-    batch, count = (context.keys[0] if isinstance(context, ContextKeysValues) else context).shape[:2]
-    if mask is not None and (mask.shape != (batch, count) or mask.dtype != torch.bool):
-        raise InputError(f"context_mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {(batch, count)}")
-
-
-def _check_context(x: Tensor, context: Tensor, width: int) -> None:
-    if context.ndim != 3 or (context.shape[0], context.shape[2]) != (x.shape[0], width) or not context.shape[1]:
-        raise InputError(f"context is {tuple(context.shape)}; it must be (batch={x.shape[0]}, N >= 1, {width})")
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if context.device != x.device or (context.dtype != x.dtype and not autocast):
-        raise InputError(
-            f"context is {context.dtype} on {context.device}, the input {x.dtype} on {x.device}; give both the same"
-        )
-
-
-def _check_projected(x: Tensor, context: ContextKeysValues) -> None:
-    keys = context.keys[0]
-    if torch.is_grad_enabled():
-        raise InputError(
-            "context is what project_context made of one, and gradients are on; give the context itself, or call the "
-            "model under torch.no_grad()"
-        )
-    if keys.shape[0] != x.shape[0] or keys.device != x.device:
-        raise InputError(
-            f"context has keys {tuple(keys.shape)} on {keys.device}; they must be (batch={x.shape[0]}, N, heads, "
-            f"dim_head) on {x.device}, as the input"
-        )
-
-
-def check_tokens(x: Tensor, num_tokens: int) -> None:
-    """Raises InputError unless x is (B, T) whole numbers in [0, V), neither B nor T zero."""
-    if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool:
-        raise InputError(f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1)")
-    if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return
-    low, high = (int(end) for end in torch.aminmax(x))
-    if low < 0 or high >= num_tokens:
-        raise InputError(f"x holds token {low if low < 0 else high}; tokens must be in [0, num_tokens={num_tokens})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -58,6 +59,17 @@ class Alignment:
         width = aligned.shape[2]
         padded = torch.cat([aligned, aligned.new_zeros(aligned.shape[0], 1, width)], dim=1)
         return padded.gather(1, self.place[..., None].expand(-1, -1, width))
+
+    def gather_attention(self, aligned: Tensor) -> Tensor:
+        """Aligned (B, L, H, T', n + T') to (B, L, H, T, n + T), with n slots before the keys; zero at padding."""
+        slots = torch.arange(aligned.shape[-1] - self.length, device=aligned.device)
+        padded = F.pad(aligned, (0, 1, 0, 1))
+        return torch.stack(
+            [
+                row[:, :, place][..., torch.cat([slots, len(slots) + place])]
+                for row, place in zip(padded, self.place, strict=True)
+            ]
+        )
 
 
 @torch.compiler.disable(reason="how many segments there are depends on what mask and reset say")  # type: ignore[untyped-decorator]

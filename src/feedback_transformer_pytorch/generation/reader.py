@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..baselines import HiddenMemory, ParallelTransformer, TransformerXL
+from ..checks import check_context, check_tokens
 from ..errors import InputError
 from ..memory import AnyMemory, Memory, StateMemory
-from ..model import FeedbackTransformer, check_context, check_tokens
+from ..model import FeedbackTransformer
 from ..recurrence import Incremental, computes_like, is_called_plainly, narrow_linear, select_rows
 from .steps import is_plain_decoder, start_walk, walk_segments, with_neighbour
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import InputError
-from ..files import begin_directory, beside, finish_directory, writing
+from ..files import begin_directory, beside, check_vacant, finish_directory, writing
 from .from_run import config_and_weights, open_text_run
 from .model_card import model_card
 from .modeling import FeedbackTransformerForCausalLM
@@ -23,8 +22,7 @@ def export_run(run: str | Path, to: str | Path) -> None:
         InputError: the RUN cannot be used, or the folder holds something or cannot be written.
     """
     source, folder = open_text_run(run), Path(to).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is no empty directory; choose another place, or delete it")
+    check_vacant(folder)
     config, weights = config_and_weights(source)
     model = FeedbackTransformerForCausalLM.from_pretrained(None, config=config, state_dict=weights)
     card = model_card(source, folder.name, model.num_parameters())

@@ -12,8 +12,9 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from ..checks import check_tokens
 from ..errors import InputError
-from ..model import FeedbackDecoder, check_tokens
+from ..model import FeedbackDecoder
 from .cache import FeedbackCache
 from .configuration import FeedbackTransformerConfig
 from .from_run import config_and_weights, is_run, open_text_run

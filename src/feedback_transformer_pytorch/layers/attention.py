@@ -58,6 +58,8 @@ class Attention(Sublayer):
         probabilities = scores.masked_fill(masked, masked_score(scores.dtype)).softmax(-1).flatten(1, 2)
         if self.span is not None:
             probabilities = self.span(probabilities, memory.distance)
+        if memory.weights is not None:
+            memory.weights.append(probabilities)
         if self.training and self.dropout:
             probabilities = probabilities * dropout_mask(probabilities, self.dropout)
         out = torch.einsum("bgrsn,bnge->bsgre", probabilities.unflatten(1, (k.shape[2], -1)), v)

@@ -23,6 +23,8 @@ class MemoryView:
         masked: (S, n + local) or (B, S, n + local) bool.
         terms: what distances add to the scores.
         has_keys: (B, 1, 1) bool, False for rows that see nothing at all; None when every row sees something.
+        weights: where attention puts what it multiplies values with but for dropout, (B, H, S, n + local), if there
+            are keys; None where nobody asks for it.
     """
 
     keys: Tensor
@@ -32,6 +34,7 @@ class MemoryView:
     masked: Tensor
     terms: list[ScoreTerm]
     has_keys: Tensor | None
+    weights: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,11 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
             call = _Call(spec, backend, recompute, autocast, tuple(tensors))
             walked = Walked(*_Fused.apply(call, *tensors.values()))
         else:
-            masks = spec.layout.empty(spec.layout.masks, prepared.plan.segments, x)
-            walked = forward(Walk(spec, tensors), backend.forward_steps, None, masks)
+            walk = Walk(spec, tensors)
+            kinds = {**spec.layout.saved, **spec.layout.masks} if spec.attention else spec.layout.masks
+            states = walk.empty_states() if spec.layer_states else None
+            values = spec.layout.empty(kinds, prepared.plan.segments, x)
+            walked = forward(walk, backend.forward_steps, states, values)
     return prepared.with_unseen(walked, request)
 
 
@@ -125,15 +128,18 @@ class _Fused(torch.autograd.Function):
         layout = call.spec.layout
         walk = Walk(call.spec, call.named(flat))
         x, segments = walk.x, layout.plan.segments
-        values = layout.empty(layout.masks, segments, x)
-        ctx.rng = _rng_state(x.device) if values else None
-        if not call.recompute:
-            values = layout.empty(layout.saved, segments, x) | values
-        states = x.new_empty(layout.config.depth + 1, x.shape[0] * x.shape[1], x.shape[2])
+        masks = layout.empty(layout.masks, segments, x)
+        ctx.rng = _rng_state(x.device) if masks else None
+        values = masks
+        if not call.recompute or call.spec.attention:
+            values = layout.empty(layout.saved, segments, x) | masks
+        states = walk.empty_states()
         walked = forward(walk, call.backend.forward_steps, states, values)
-        ctx.call, ctx.value_names = call, tuple(values)
+        kept = masks if call.recompute else values
+        ctx.call, ctx.value_names = call, tuple(kept)
+        ctx.mark_non_differentiable(*(asked for asked in walked[-2:] if asked is not None))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*flat, walk.buffer.buffer, states, *values.values())
+        ctx.save_for_backward(*flat, walk.buffer.buffer, states, *kept.values())
         return tuple(walked)
 
     @staticmethod

@@ -177,11 +177,6 @@ class _SetUp(NamedTuple):
         layout = self.spec.layout
         return layout.empty(layout.masks, layout.plan.segments, self.prepared.request.x)
 
-    def empty_states(self) -> Tensor:
-        """(L+1, T*B, D), unwritten."""
-        x, depth = self.prepared.request.x, self.spec.layout.config.depth
-        return x.new_empty(depth + 1, x.shape[0] * x.shape[1], x.shape[2])
-
 
 @torch.library.custom_op(f"{NAMESPACE}::walk", mutates_args=())
 def _walk(
@@ -212,15 +207,15 @@ def _walk(
 
     def run(stack: Stack) -> tuple[Tensor, ...]:
         set_up = _SetUp.of(stack, request, parsed.autocast)
-        states = set_up.empty_states() if save else None
         walk = Walk(set_up.spec, set_up.tensors)
+        states = walk.empty_states() if save else None
         with _seeded(seed, x.device):
             walked = forward(walk, set_up.backend.forward_steps, states, set_up.empty_masks())
         if walked.keys is None:  # the backward pass reads them
             all_keys, all_values = walk.buffer.all_keys_values(set_up.spec.out_dtype)
             walked = walked._replace(keys=all_keys, values=all_values)
         walked = set_up.prepared.with_unseen(walked, request)
-        return tuple(x.new_empty(0) if tensor is None else tensor for tensor in (*walked, states))
+        return tuple(x.new_empty(0) if tensor is None else tensor for tensor in (*walked[:4], states))
 
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         found = _with_parameters(spec, parameters, run)
@@ -298,8 +293,8 @@ def _walk_backward(
                 for segment, at in zip(segments, walk.layout.steps(segments, masks), strict=True):
                     walk.draw(segment, at)
             else:
-                states = set_up.empty_states()
                 walk = Walk(set_up.spec, set_up.tensors, needed)
+                states = walk.empty_states()
                 forward(walk, backend.forward_steps, states, masks)
         seen = [None if grad is None else grad[:, unseen:] for grad in (grad_keys, grad_values)]
         grads: Any = Walked(grad_states, seen[0], seen[1], grad_stored)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ class WalkRequest(NamedTuple):
         context: (B, N, C), what every token also attends to, or the keys and values that were made of it; None for
             none.
         context_mask: (B, N) bool, True at what is seen of it; None when all is.
+        attention, layer_states: whether the result has them.
     """
 
     x: Tensor
@@ -37,6 +38,8 @@ class WalkRequest(NamedTuple):
     visibility: Visibility | None = None
     context: Tensor | ContextKeysValues | None = None
     context_mask: Tensor | None = None
+    attention: bool = False
+    layer_states: bool = False
 
     @property
     def context_tokens(self) -> int:
@@ -53,9 +56,14 @@ class Walked(NamedTuple):
         states: (B, T, D), of the top layer.
         keys, values: (B, n + T, K*G*E), of the carried slots and then of all tokens. None where states are carried.
         stored: (B, T, D), the states that the memory stored. None where keys are carried.
+        attention: (B, L, H, T, k + T), what values are multiplied with, by the place of the key: the newest k <= n
+            carried slots, and then the tokens; older slots are not seen. Without gradients. None unless asked for.
+        layer_states: (L+1, B, T, D), of the embeddings and all layers. Without gradients. None unless asked for.
     """
 
     states: Tensor
     keys: Tensor | None
     values: Tensor | None
     stored: Tensor | None
+    attention: Tensor | None = None
+    layer_states: Tensor | None = None

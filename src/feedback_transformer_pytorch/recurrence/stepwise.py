@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..layers import ContextKeysValues, ContextView, MemoryView
+from .attention_record import AttentionRecord
 from .mask import AttentionMask, attention_mask
 from .request import Walked, WalkRequest
 from .stack import Stack
@@ -21,14 +22,16 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
     terms = stack.position(config.mem_len + config.seq_len)
     contexts, reach = _contexts(stack, request), stack.reach()
     keys, values = request.keys, request.values
+    record = AttentionRecord(config, x, keys.shape[1]) if request.attention else None
     tops: list[Tensor] = []
+    layer_states: list[Tensor] = []
     all_stored: list[Tensor] = []
     all_keys, all_values = [keys], [values]
     for segment, state in enumerate(x.split(config.seq_len, dim=1)):
         slots, length = min(keys.shape[1], reach), state.shape[1]
         mask = attention_mask(config, slots, slots, segment, length, request.visibility, x.device)
         seen = _blanked(stack, keys[:, keys.shape[1] - slots :], values[:, values.shape[1] - slots :], mask)
-        states = [state]
+        states, weights = [state], None if record is None else list[Tensor]()
         for layer, block in enumerate(stack.blocks):
             bank = min(layer, config.banks - 1)
             to_kv = stack.to_kv if stack.to_kv is not None else block.attention.to_kv
@@ -41,8 +44,13 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
                 masked=mask.masked,
                 terms=terms,
                 has_keys=mask.has_keys,
+                weights=weights,
             )
             states.append(block(states[-1], memory, contexts[layer], stack.norm))
+        if record is not None and weights:
+            record.add(segment * config.seq_len, torch.stack(weights, dim=1), mask)
+        if request.layer_states:
+            layer_states.append(torch.stack(states).detach())
         stored = stack.mix(states)
         new_keys, new_values = stack.project(stored)
         keys = torch.cat([keys, new_keys], dim=1)[:, -config.mem_len :]
@@ -51,7 +59,11 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
             (tops, all_keys, all_values, all_stored), (states[-1], new_keys, new_values, stored), strict=True
         ):
             row.append(part)
-    return Walked(*(torch.cat(row, dim=1) for row in (tops, all_keys, all_values, all_stored)))
+    walked = Walked(*(torch.cat(row, dim=1) for row in (tops, all_keys, all_values, all_stored)))
+    return walked._replace(
+        attention=None if record is None else record.attention,
+        layer_states=torch.cat(layer_states, dim=2) if layer_states else None,
+    )
 
 
 def _contexts(stack: Stack, request: WalkRequest) -> list[ContextView | None]:

@@ -447,3 +447,24 @@ class LmEvalOptions(Options):
     limit: Annotated[int | None, OptionInfo("examples of each task to use; null: all", at_least=1)] = None
     batch_size: Annotated[int, OptionInfo("texts to read at once", at_least=1)] = 8
     out: Annotated[str | None, OptionInfo("a JSON file to write the figures to")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(Options):
+    """A look inside a trained model: pictures and a page of what it does with a passage."""
+
+    run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
+    text: Annotated[
+        str | None,
+        OptionInfo(
+            "what the model reads, in the form of the training data: a file, .gz, .xz, or - for standard input; null: "
+            "a new sequence of the task of the RUN"
+        ),
+    ] = None
+    out: Annotated[str, OptionInfo("the directory to write, new or empty")]
+    tokens: Annotated[
+        int | None,
+        OptionInfo("tokens to show; null: 256 of a text or stream, --block-len of the RUN of a sequence", at_least=1),
+    ] = None
+    skip: Annotated[int, OptionInfo("tokens to read before those that are shown", at_least=0)] = 0
+    page: Annotated[bool, OptionInfo("write the page, which needs the extra `inspect`, besides the pictures")] = True

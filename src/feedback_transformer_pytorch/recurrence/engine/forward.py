@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..attention_record import AttentionRecord
 from ..layout.tape import Values
+from ..ops.attention import AttentionOps
 from ..request import Walked
 from .protocols import ForwardSteps
 from .walk import Walk
@@ -16,7 +18,8 @@ def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, v
 
     Args:
         make_steps: what walks the steps.
-        states: (L+1, T*B, D), written with the input of every layer and the top; None to save nothing.
+        states: (L+1, T*B, D), written with the input of every layer and the top; None to save nothing. The result can
+            have the states of all layers only with them, and attention only with what is saved of it.
         values: written: what is saved, and dropout masks; or masks alone; or None.
     """
     plan, x = walk.plan, walk.x
@@ -39,9 +42,30 @@ def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, v
             tops[segment.rows] = state[-1]
     # A copy: the states stay as they are whatever happens to the result.
     top = plan.from_rows(tops).clone(memory_format=torch.contiguous_format)
+    attention = _attention(walk, values) if walk.spec.attention else None
+    all_states = _layer_states(walk, states) if walk.spec.layer_states else None
     if walk.buffer.stored is not None:
-        return Walked(top, None, None, plan.from_rows(walk.buffer.stored))
-    return Walked(top, *walk.buffer.all_keys_values(walk.spec.out_dtype), None)
+        return Walked(top, None, None, plan.from_rows(walk.buffer.stored), attention, all_states)
+    return Walked(top, *walk.buffer.all_keys_values(walk.spec.out_dtype), None, attention, all_states)
+
+
+def _attention(walk: Walk, values: Values | None) -> Tensor:
+    """(B, L, H, T, carried + T), from what was saved."""
+    plan, config = walk.plan, walk.config
+    (ops,) = (stage.ops for stage in walk.stages if isinstance(stage.ops, AttentionOps))
+    probabilities = None if values is None else values["attention.probabilities"]
+    assert probabilities is not None
+    record = AttentionRecord(config, walk.x, plan.carried)
+    for segment, weights in zip(plan.segments, ops.weights(plan.segments, probabilities), strict=True):
+        by_head = weights.view(config.depth, plan.batch, config.heads, segment.length, -1)
+        record.add(segment.start, by_head.transpose(0, 1), walk.buffer.mask(segment))
+    return record.attention
+
+
+def _layer_states(walk: Walk, states: Tensor | None) -> Tensor:
+    """(L+1, B, T, D), copies."""
+    assert states is not None
+    return torch.stack([walk.plan.from_rows(layer) for layer in states])
 
 
 def _workspace(walk: Walk) -> list[Tensor]:

@@ -45,6 +45,7 @@ class WalkSpec(NamedTuple):
         training: whether dropout is on.
         made_context: the keys and values of the context, where they were made before; None where the context itself is
             among the tensors, and where there is none.
+        attention, layer_states: whether the result has them.
     """
 
     stack: Stack
@@ -54,6 +55,8 @@ class WalkSpec(NamedTuple):
     out_dtype: torch.dtype
     training: bool
     made_context: ContextKeysValues | None
+    attention: bool
+    layer_states: bool
 
     @classmethod
     def of(
@@ -70,7 +73,8 @@ class WalkSpec(NamedTuple):
                 found = ops.masks(config, precision, request.context_tokens)
                 masks |= {f"{name}.{key}": kind for key, kind in found.items()}
         layout = Layout(config, plan, precision, saved, masks)
-        return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training, made)
+        asked = request.attention, request.layer_states
+        return cls(stack, layout, request.visibility, request.context_mask, out_dtype, stack.training, made, *asked)
 
     @property
     def carries_states(self) -> bool:
@@ -186,6 +190,10 @@ class Walk:
             for module, path in zip(modules, names, strict=True)
         ]
         return Residual(ops, norms, config.norm, self.layout.precision.products, number)
+
+    def empty_states(self) -> Tensor:
+        """(L+1, T*B, D), unwritten: for the input of every layer and the top."""
+        return self.x.new_empty(self.config.depth + 1, self.plan.batch * self.plan.time, self.config.dim)
 
     def mix(self, states: Tensor) -> Tensor:
         """States (L+1, R, D) to the one (R, D) that is stored."""

@@ -129,7 +129,7 @@ class MemoryBuffer:
                 views = [half.unflatten(0, (banks, -1)).unbind(0) for half in (*pair, *pair_t)]
             bias, has_keys = self.bias(segment)
             shared = segment.length if self._counts_memory else None
-            distance = self._distance_of_queries(segment) if self._needs_distance else None
+            distance = self.distance_of_queries(segment) if self._needs_distance else None
             found.append(Window(views[0], views[1], views[2], views[3], bias, distance, shared, has_keys, blank))
         return found
 
@@ -213,7 +213,7 @@ class MemoryBuffer:
         """(length, n + local) or (B, length, n + local), how far each key of a segment's window is."""
         return (self._full_mask(segment) if self._counts_memory else self.mask(segment)).distance
 
-    def _distance_of_queries(self, segment: Segment) -> Tensor:
+    def distance_of_queries(self, segment: Segment) -> Tensor:
         """(Q, n + local) or (BG, Q, n + local), how far each key of a segment's window is."""
         found = self._distances.get(segment.length)
         if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -161,6 +161,19 @@ class AttentionOps(SublayerOps):
         assert window.length is not None
         return self._spans.window(window.distance, window.length)
 
+    def weights(self, segments: Sequence[Segment], probabilities: Tensor) -> Iterator[Tensor]:
+        """For each segment (L, BG, Q, n + local), what its values are multiplied with but for dropout.
+
+        Args:
+            probabilities: what is saved of these segments.
+        """
+        for segment, scores in zip(segments, self._layout.scores(segments, probabilities), strict=True):
+            if self._spans is None:
+                yield scores
+            else:
+                distance = self._buffer.distance_of_queries(segment)
+                yield self._spans.step(scores, self._spans.window(distance, segment.length)[0])
+
     def begin_backward(self, memory: KeyValueGradient, grad_bias: Tensor | None) -> None:
         self._memory, self._grad_bias = memory, grad_bias
 
@@ -180,19 +193,16 @@ class AttentionOps(SublayerOps):
         self._grad_q = [grad.split(counts) for grad in self.grad_q]
         self._grad_local = [None if grad is None else grad.split(counts) for grad in self.grad_local]
         self._grad_columns = [[grad.split(counts) for grad in grads] for grads in self.grad_columns]
-        self._scores = self._weights(chunk)
+        self._scores = self._dropped_weights(chunk)
 
-    def _weights(self, chunk: Chunk) -> list[Tensor]:
-        """For each segment (L, BG, Q, n + local), what the values were multiplied with."""
-        scores = self._layout.scores(chunk.segments, chunk.value("attention.probabilities"))
-        if self._spans is not None:
-            windows = self._buffer.windows(chunk.segments)
-            scores = [self._spans.step(p, self._span_of(window)[0]) for p, window in zip(scores, windows, strict=True)]
+    def _dropped_weights(self, chunk: Chunk) -> list[Tensor]:
+        """For each segment of a chunk (L, BG, Q, n + local), what its values were multiplied with."""
+        weights = list(self.weights(chunk.segments, chunk.value("attention.probabilities")))
         mask = chunk.values.get("attention.mask")
         if mask is None:
-            return scores
+            return weights
         masks = self._layout.scores(chunk.segments, mask)
-        return [p * m for p, m in zip(scores, masks, strict=True)]
+        return [p * m for p, m in zip(weights, masks, strict=True)]
 
     def begin_step(self, index: int) -> None:
         rows, weights = self._rows[index], self._scores[index]

@@ -37,7 +37,7 @@ def curves_png(metrics: Iterable[Record], title: str, metric: Metric) -> bytes:
     """
     records = list(metrics)
     weighted = [record for record in records if "layer_weights" in record]
-    figure = _figure(height=6 if weighted else 4.5)
+    figure = new_figure(height=6 if weighted else 4.5)
     if weighted:
         axes, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         _draw_layer_weights(below, weighted)
@@ -54,7 +54,7 @@ def curves_png(metrics: Iterable[Record], title: str, metric: Metric) -> bytes:
     _frame(axes, visible)
     below.set_xlabel(_X_LABELS["update"])
     axes.set(title=title, ylabel=metric.label)
-    return _png(figure)
+    return png_of(figure)
 
 
 def comparison_png(
@@ -72,7 +72,7 @@ def comparison_png(
     Raises:
         InputError: in a record, `x` or the metric is missing or not a number.
     """
-    figure = _figure(height=4.5)
+    figure = new_figure(height=4.5)
     axes = figure.add_subplot()
     visible = []
     for number, (name, metrics) in enumerate(runs):
@@ -85,12 +85,13 @@ def comparison_png(
         visible += _draw(axes, heldout, x, metric, "o", f"C{number}", None)
     _frame(axes, visible)
     axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel=metric.label)
-    return _png(figure)
+    return png_of(figure)
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float, width: float = 7) -> Figure:
+    """An empty figure of this size in inches, to be drawn without a display."""
     gc.collect()  # frees the last figure: megabytes in reference cycles, which would add up during training
-    figure = Figure(figsize=(7, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -106,13 +107,13 @@ def accuracy_png(by_position: Sequence[float | None], title: str) -> bytes:
         by_position: the share of right labels at each position, None where there is none.
         title: the title of the plot.
     """
-    figure = _figure(height=4)
+    figure = new_figure(height=4)
     axes = figure.add_subplot()
     found = [(place, share) for place, share in enumerate(by_position, 1) if share is not None]
     axes.plot(*zip(*found, strict=True), ".-" if len(found) < 100 else "-", linewidth=1.2, markersize=4)
     axes.set(title=title, xlabel="position", ylabel=ACCURACY.label, ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw(
@@ -147,7 +148,8 @@ def _frame(axes: Axes, visible: Sequence[float]) -> None:
     axes.legend()
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     png = io.BytesIO()
     figure.savefig(png, dpi=150)
     return png.getvalue()
