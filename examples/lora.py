@@ -28,7 +28,7 @@ for update in range(1, arguments.updates + 1):
     optimizer.step()
     if update % 10 == 0 or update == arguments.updates:
         print(f"update {update}: loss {loss:.3f}")
-model.save_pretrained(adapters)
+model.save_pretrained(adapters, save_embedding_layers=False)  # which peft looks for on the Hub otherwise
 
 base = FeedbackTransformerForCausalLM.from_pretrained(arguments.run)
 PeftModel.from_pretrained(base, adapters).merge_and_unload().save_pretrained(merged)

@@ -70,7 +70,7 @@ def test_an_exported_run_loads_and_writes(tmp_path: Path, tokenizer: str) -> Non
     writer = pipeline("text-generation", model=model, tokenizer=theirs)
     (answer,) = writer("one sheep", max_new_tokens=9, do_sample=False)
     assert answer["generated_text"].startswith("one sheep")
-    assert {"README.md", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
+    assert {"README.md", "chat_template.jinja", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
         file.name for file in (tmp_path / "shared").iterdir()
     }
 
@@ -84,6 +84,7 @@ def test_the_card_states_data_figures_and_training(tmp_path: Path) -> None:
     for text in (
         "# shared",
         f"{count:,}\nparameters",
+        "transformers serve shared --trust-remote-code",
         "Trained on: `the text.txt`",
         "Tokens: bytes of UTF-8",
         "| update | tokens | bits_per_byte |",
