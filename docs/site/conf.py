@@ -19,6 +19,7 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["figures", "extensions"]
+smartquotes_action = "D"  # dashes; quotes stand in code and JSON
 default_role = "py:obj"  # a name in backticks in a docstring is a link where it can be one
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

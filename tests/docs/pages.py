@@ -29,7 +29,7 @@ def blocks(page: Path) -> Iterator[Example]:
 
 
 def run_shell(block: Example) -> None:
-    """Runs commands: those of the package in this process, which spares starting Python; `make` only says what to do."""
+    """Runs commands: the package's in this process, which spares starting Python; `make` says what it would do."""
     for command in str(block.parsed).replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(command, comments=True) or [""]
         if program == "feedback-transformer":

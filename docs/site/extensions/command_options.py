@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from typing import Any
 
 from docutils import nodes
@@ -40,7 +41,8 @@ def markdown() -> str:
 def _row(options: type[Options], field: dataclasses.Field[Any]) -> tuple[str, str, str]:
     info = options.infos()[field.name]
     option = field.name.upper() if info.positional else flag(field.name)
-    return f"`{option}`", "required" if is_required(field) else _value(default_of(field)), info.help.replace("|", "\\|")
+    meaning = re.sub(r"(?<![\w`-])--[a-z][a-z-]*", r"`\g<0>`", info.help).replace("|", "\\|")
+    return f"`{option}`", "required" if is_required(field) else _value(default_of(field)), meaning
 
 
 def _value(default: object) -> str:

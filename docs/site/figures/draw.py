@@ -67,54 +67,58 @@ def line(points: Iterable[Point], *, kind: str = "ink", width: float = 1.4, head
 
 # What one state reads in three models.
 
-COLUMNS, ROWS, PITCH, RISE = 5, 4, 50, 52
+COLUMNS, ROWS, PITCH, RISE = 5, 4, 40, 50
 CALL = 2  # the columns before the call that is being computed
+PANEL = 258  # the width of a panel
 
 
 def reads() -> str:
     """Three panels: what layer 2 of the newest token reads, and what that depends on."""
     panels = [
-        ("Transformer", "Layer 2 reads layer 1 of this call.", _transformer(cached=False)),
-        ("Transformer-XL", "Layer 2 also reads layer 1 of the last call.", _transformer(cached=True)),
-        ("Feedback Transformer", "Layer 2 reads the memory: all layers.", _feedback()),
+        ("Transformer", "reads layer 1 of this call", _transformer(cached=False)),
+        ("Transformer-XL", "reads layer 1, of the last call too", _transformer(cached=True)),
+        ("Feedback Transformer", "reads the memory, made of all layers", _feedback()),
     ]
     parts = []
     for place, (name, caption, content) in enumerate(panels):
+        middle = _place(2, 0)[0]
         parts += [
-            f'<g transform="translate({20 + 330 * place},0)">',
-            words(150, 30, name, font_size="16", font_weight="bold"),
-            words(150, 52, caption),
+            f'<g transform="translate({8 + PANEL * place},0)">',
+            words(middle, 28, name, font_size="15", font_weight="bold"),
+            words(middle, 48, caption),
             *content,
             "</g>",
         ]
     legend = [
-        box(330, 408, 18, 14, fill=USED),
-        words(346, 413, "the result depends on it", anchor="start"),
-        box(540, 408, 18, 14),
-        words(556, 413, "it does not", anchor="start"),
-        line([(652, 408), (682, 408)], kind="read"),
-        words(690, 413, "reads", anchor="start"),
+        box(180, 358, 18, 14, fill=USED),
+        words(196, 363, "the result depends on it", anchor="start"),
+        box(380, 358, 18, 14),
+        words(396, 363, "it does not", anchor="start"),
+        line([(488, 358), (518, 358)], kind="read"),
+        words(526, 363, "reads", anchor="start"),
+        line([(586, 358), (616, 358)], kind="write"),
+        words(624, 363, "writes", anchor="start"),
     ]
-    return picture(1000, 430, "What one state reads in three models", [*parts, *legend])
+    return picture(3 * PANEL + 8, 380, "What layer 2 of one token reads in three models", [*parts, *legend])
 
 
 def _place(column: int, row: float) -> Point:
-    return 60 + PITCH * column, 340 - RISE * row
+    return 62 + PITCH * column, 300 - RISE * row
 
 
 def _axes() -> list[str]:
     names = [f"t&#8722;{COLUMNS - 1 - column}" for column in range(COLUMNS - 1)] + ["t"]
-    parts = [words(_place(column, 0)[0], 374, name, font_size="12") for column, name in enumerate(names)]
+    parts = [words(_place(column, 0)[0], 330, name, font_size="12") for column, name in enumerate(names)]
     for row in range(ROWS):
         x, y = _place(0, row)
-        parts.append(words(x - 24, y + 4, "emb." if row == 0 else str(row), anchor="end", font_size="12"))
+        parts.append(words(x - 20, y + 4, "emb." if row == 0 else str(row), anchor="end", font_size="12"))
     x = _place(CALL, 0)[0] - PITCH / 2
-    return [*parts, line([(x, 160), (x, 380)], width=1, head=False, dashes="3 4")]
+    return [*parts, line([(x, 132), (x, 336)], width=1, head=False, dashes="3 4")]
 
 
 def _state(column: int, row: float, *, used: bool, stroke: str = INK, **style: str) -> str:
     x, y = _place(column, row)
-    return box(x, y, 30, 22, fill=USED if used else UNUSED, stroke=stroke, **style)
+    return box(x, y, 26, 22, fill=USED if used else UNUSED, stroke=stroke, **style)
 
 
 def _transformer(*, cached: bool) -> list[str]:
@@ -127,11 +131,15 @@ def _transformer(*, cached: bool) -> list[str]:
             parts.append(_state(column, row, used=used, stroke=FAINT if earlier and not cached else INK, **style))
     parts += [_arrow(column, 1, query) for column in range(0 if cached else CALL, COLUMNS)]
     note = "kept, no gradient" if cached else "forgotten"
-    return [*parts, _query(query), words(_place(0, 0)[0] + PITCH / 2, 150, note, font_size="12", font_style="italic")]
+    return [
+        *parts,
+        _query(query),
+        words(_place(0, 0)[0] + PITCH / 2 - 6, 124, note, font_size="12", font_style="italic"),
+    ]
 
 
 def _feedback() -> list[str]:
-    query, parts, memory = (COLUMNS - 1, 2), _axes(), 4.15
+    query, parts, memory = (COLUMNS - 1, 2), _axes(), 4.2
     for column in range(COLUMNS):
         past = column < COLUMNS - 1
         if past:
@@ -140,7 +148,7 @@ def _feedback() -> list[str]:
         for row in range(ROWS):
             parts.append(_state(column, row, used=past or row < query[1]))
     left, y = _place(0, memory)
-    parts.append(words(left - 24, y + 4, "memory", anchor="end", font_size="12"))
+    parts.append(words(left - 20, y + 4, "memory", anchor="end", font_size="12"))
     for column in range(COLUMNS - 1):
         parts += [_state(column, memory, used=True, stroke=WRITE, stroke_width="1.8"), _arrow(column, memory, query)]
     x, y = _place(COLUMNS - 1, 0)
@@ -154,13 +162,13 @@ def _arrow(column: int, row: float, query: tuple[int, int]) -> str:
     (x, y), (to_x, to_y) = _place(column, row), _place(*query)
     above = row > query[1]
     start = (x, y + 11) if above else (x, y - 11)
-    end = (to_x - 16, to_y - 4) if above else (to_x - 16, to_y + 5) if x < to_x else (to_x, to_y + 12)
+    end = (to_x - 14, to_y - 4) if above else (to_x - 14, to_y + 5) if x < to_x else (to_x, to_y + 12)
     return line([start, end], kind="read")
 
 
 def _query(query: tuple[int, int]) -> str:
     x, y = _place(*query)
-    return box(x, y, 30, 22, fill=READ, stroke=READ)
+    return box(x, y, 26, 22, fill=READ, stroke=READ)
 
 
 # What happens to one token.
@@ -168,19 +176,22 @@ def _query(query: tuple[int, int]) -> str:
 
 def token() -> str:
     """A token goes through the layers, reads the memory in each, and is written to it."""
-    left, right, middle, memory = 120, 640, 380, 70
-    layers = {1: 320.0, 2: 240.0, 3: 160.0}
-    parts = [words(40, memory - 33, "memory of the last M tokens", anchor="start", font_weight="bold")]
+    left, middle, right, memory = 120, 360, 640, 66
+    layers, rise = {1: 400, 2: 320, 3: 240}, 36  # the middles of the layers, and how far above it a state leaves
+    parts = [words(40, memory - 31, "memory of the last M tokens", anchor="start", font_weight="bold")]
     for slot, name in enumerate(("t&#8722;4", "t&#8722;3", "t&#8722;2", "t&#8722;1")):
         parts += [box(80 + 90 * slot, memory, 80, 34, fill=USED), words(80 + 90 * slot, memory + 5, name)]
     parts += [
         box(right, memory, 80, 34, stroke=WRITE, stroke_dasharray="5 3"),
         words(right, memory + 5, "t"),
-        line([(right - 44, memory), (398, memory)], kind="write", dashes="5 3"),
-        words(500, memory - 10, "one in, the oldest out", font_size="12", fill=WRITE),
+        line([(right - 42, memory), (398, memory)], kind="write", dashes="5 3"),
+        words(498, memory - 10, "one in, the oldest out", font_size="12", fill=WRITE),
         line([(left, memory + 17), (left, layers[1])], kind="read", head=False),
-        words(left - 8, 250, "keys and", anchor="end", fill=READ),
-        words(left - 8, 266, "values", anchor="end", fill=READ),
+        words(left - 8, 280, "keys and", anchor="end", fill=READ),
+        words(left - 8, 296, "values", anchor="end", fill=READ),
+        words(middle, 476, "embedding of token t"),
+        line([(middle, 462), (middle, layers[1] + 25)]),
+        words(middle - 10, layers[3] - 62, "logits", anchor="end"),
     ]
     for number, y in layers.items():
         parts += [
@@ -191,24 +202,20 @@ def token() -> str:
             box(middle + 90, y, 100, 30, fill="#F4F4F4"),
             words(middle + 90, y + 5, "feed-forward"),
             line([(left, y), (middle - 161, y)], kind="read"),
-            line([(middle, y + 56), (middle, y + 25)]),
+            line([(middle, y - 24), (middle, y - 74 if number == 3 else y - 54)]),
+            line([(middle, y - rise), (right, y - rise)], kind="write", head=False),
         ]
-        parts.append(line([(middle, y - 36), (right, y - 36)], kind="write", head=False))
-        parts.append(line([(middle, y - 24), (middle, y - 48 if number == 3 else y - 32)], head=number == 3))
     parts += [
-        words(middle - 8, layers[3] - 34, "logits", anchor="end"),
-        words(middle, 402, "embedding of token t"),
-        line([(middle, 388), (middle, layers[1] + 25)]),
-        line([(middle, layers[1] + 40), (right, layers[1] + 40)], kind="write", head=False),
-        line([(right, layers[1] + 40), (right, memory + 18)], kind="write"),
-        box(right, 216, 170, 30, stroke=WRITE),
-        words(right, 221, "&#931; softmax(w) &#215; states"),
-        box(right, 160, 170, 30, stroke=WRITE),
-        words(right, 165, "norm, then to_kv"),
-        words(right + 10, 312, "states of all layers,", anchor="start", fill=WRITE),
-        words(right + 10, 328, "the embedding too", anchor="start", fill=WRITE),
+        line([(middle, layers[1] + 44), (right, layers[1] + 44)], kind="write", head=False),
+        line([(right, layers[1] + 44), (right, memory + 18)], kind="write"),
+        box(right, 166, 170, 30, stroke=WRITE),
+        words(right, 171, "&#931; softmax(w) &#215; states"),
+        box(right, 118, 170, 30, stroke=WRITE),
+        words(right, 123, "norm, then to_kv"),
+        words(right + 10, 318, "states of all layers,", anchor="start", fill=WRITE),
+        words(right + 10, 334, "the embedding too", anchor="start", fill=WRITE),
     ]
-    return picture(800, 420, "How one token reads and writes the memory", parts)
+    return picture(790, 492, "How one token reads and writes the memory", parts)
 
 
 # What a query sees where segments have more than one token.
