@@ -41,8 +41,7 @@ docs: .venv/ready  ## the documentation, in docs/_build/html
 	$(RUN)python -m sphinx --fail-on-warning --keep-going -q -b html docs/site docs/_build/html
 
 release-check: .venv/ready  ## what a release needs besides `test`: the wheel, the documentation in a browser, the README
-	$(RUN)pytest -n 2 --dist loadfile -rs -m release
-	$(RUN)pytest -rs tests/docs/test_blocks.py -k README
+	$(RUN)pytest -rs -m 'release or readme' tests/docs tests/release
 
 soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 updates, 40 MB of text
 	$(RUN)pytest -m slow

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import pytest
@@ -14,7 +15,12 @@ RUN = {"python", "shell"}
 SHOWN = {"json", "text"}
 
 
-@pytest.fixture(params=PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def parameter(page: Path) -> Any:
+    marks = [pytest.mark.readme] if page.name == "README.md" else []
+    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
+
+
+@pytest.fixture(params=map(parameter, PAGES))
 def page(request: pytest.FixtureRequest) -> Path:
     return request.param
 
