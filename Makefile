@@ -4,7 +4,7 @@ RUN := .venv/bin/
 DEMO ?= demo-run
 OLDEST := 5.17.0
 
-.PHONY: demo test test-hf soak lint bench experiments clean
+.PHONY: demo test test-hf soak lint docs release-check bench experiments clean
 
 .venv/train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,7 @@ lint: .venv/ready
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+	$(RUN)codespell
 
 test: lint  ## everything that must hold, in less than ten minutes on two cores
 	$(RUN)pytest -n 2
@@ -35,6 +36,12 @@ test: lint  ## everything that must hold, in less than ten minutes on two cores
 test-hf: .venv/ready .venv/transformers-$(OLDEST)  ## the tests of hf under the oldest transformers and that of constraints.txt
 	PYTHONPATH=$(CURDIR)/.venv/transformers-$(OLDEST) $(RUN)pytest tests/hf
 	$(RUN)pytest tests/hf
+
+docs: .venv/ready  ## the documentation, in docs/_build/html
+	$(RUN)python -m sphinx --fail-on-warning --keep-going -q -b html docs/site docs/_build/html
+
+release-check: .venv/ready  ## what a release needs besides `test`: the wheel, the documentation in a browser, the README
+	$(RUN)pytest -rs -m 'release or readme' tests/docs tests/release
 
 soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 updates, 40 MB of text
 	$(RUN)pytest -m slow
@@ -47,4 +54,4 @@ experiments: .venv/ready  ## runs what has no results yet, for hours; it may be 
 	$(RUN)python experiments/page.py
 
 clean:
-	rm -rf .venv .cache dist build $(DEMO)
+	rm -rf .venv .cache dist build docs/_build $(DEMO)

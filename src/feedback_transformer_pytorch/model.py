@@ -61,7 +61,7 @@ class FeedbackDecoder(nn.Module):
 
     @property
     def implementation(self) -> Implementation:
-        """How time is walked: "auto", "fused" or "stepwise"."""
+        """The way in which time is walked; "auto", "fused" or "stepwise"."""
         return self._implementation
 
     @implementation.setter
@@ -346,7 +346,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def implementation(self) -> Implementation:
-        """How time is walked: "auto", "fused" or "stepwise"."""
+        """The way in which time is walked; "auto", "fused" or "stepwise"."""
         return self.decoder.implementation
 
     @implementation.setter
