@@ -1,4 +1,4 @@
-"""Time of an update of LoRA adapters: by the fused walk, by the definition, and of all weights; in turns within one run.
+"""Time of an update of LoRA adapters by the fused walk and by the definition, and of all weights; in turns in one run.
 
 python benchmarks/lora.py --shapes d e
 """
