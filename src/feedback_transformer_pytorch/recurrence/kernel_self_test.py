@@ -76,7 +76,7 @@ def _results(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, va
 def _outputs(walk: Callable[..., Any], stack: Stack, x: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
     """States, keys and values, and the product of the projection into the memory alone."""
     with torch.no_grad():
-        states, new_keys, new_values, _ = walk(stack, WalkRequest(x, keys, values))
+        states, new_keys, new_values = walk(stack, WalkRequest(x, keys, values))[:3]
         assert stack.to_kv is not None
         project = stack.to_kv if walk is stepwise else narrow_linear(stack.to_kv)
         return [states, new_keys, new_values, project(x.flatten(0, 1))]
