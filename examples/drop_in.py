@@ -1,4 +1,4 @@
-"""The model in a training loop of your own: it reads a text block by block with its memory, then writes on."""
+"""A training loop of your own: the model reads a text block by block, carries its memory, then continues the text."""
 
 import argparse
 from pydoc_data.topics import topics

@@ -1,4 +1,4 @@
-"""LoRA with peft: adapters of a RUN are trained on one sentence, saved, loaded and merged."""
+"""LoRA with peft: trains adapters for the model of a RUN on one sentence, then saves, loads and merges them."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from feedback_transformer_pytorch.hf import FeedbackTransformerForCausalLM
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("run", nargs="?", default="run", help="a RUN directory, as train_on_files.py makes one")
+parser.add_argument("run", nargs="?", default="run", help="a RUN directory, such as train_on_files.py makes")
 parser.add_argument("--out", default="adapted", help="where to save the adapters and the merged model")
 parser.add_argument("--updates", type=int, default=40)
 arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Who sees what: memory that is carried, reset, saved and loaded, padding, and a context. Each rule is asserted."""
+"""Control of the memory: carry, reset, save and load it; padding and a context. An assertion checks each rule."""
 
 import tempfile
 from pathlib import Path

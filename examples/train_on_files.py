@@ -1,4 +1,4 @@
-"""Trains a model on text files, then writes with it. The RUN directory is what the other examples start from."""
+"""Trains a model on text files, then generates text. Other examples start from its RUN directory."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import GenerateOptions, TrainOptions
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("files", nargs="*", help="text files; none: the English that every Python carries")
+parser.add_argument("files", nargs="*", help="text files; none: the English text in Python's standard library")
 parser.add_argument("--out", default="run", help="the RUN directory")
 parser.add_argument("--updates", type=int, default=300)
 arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A RUN in Hugging Face's transformers: exported, loaded by the Auto classes, and used by `generate` and a pipeline."""
+"""A RUN in Hugging Face's transformers: exports it, loads it with the Auto classes, and generates text."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from feedback_transformer_pytorch.hf import FeedbackCache, export_run
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("run", nargs="?", default="run", help="a RUN directory, as train_on_files.py makes one")
-parser.add_argument("--to", default="shared", help="where the exported model is, or is written")
+parser.add_argument("run", nargs="?", default="run", help="a RUN directory, such as train_on_files.py makes")
+parser.add_argument(
+    "--to", default="shared", help="directory of the exported model; it is written if it does not exist"
+)
 arguments = parser.parse_args()
 
 if not Path(arguments.to).exists():

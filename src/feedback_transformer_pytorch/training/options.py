@@ -71,7 +71,7 @@ class TrainOptions(Options):
     resume: Annotated[bool, OptionInfo("resume the run in --out with its options")] = False
     preset: Annotated[str | None, OptionInfo(f"a set of options to start from: {preset_summaries()}")] = None
     heldout: Annotated[
-        list[str], OptionInfo("data to validate on; none: the end of the training data", begins="data")
+        list[str], OptionInfo("data to validate on; none: the end of the training data is held out", begins="data")
     ] = dataclasses.field(default_factory=list)
     task: Annotated[
         str | None, OptionInfo(f"a generated task to learn instead of files: {', '.join(task_names())}")
@@ -79,15 +79,17 @@ class TrainOptions(Options):
     labelled: Annotated[
         LabelledForm | None,
         OptionInfo(
-            'the files hold lines {"tokens": [...], "labels": [...]}, which are independent sequences, or parts of '
-            "one stream; null: text"
+            'the files hold lines {"tokens": [...], "labels": [...]}, which are independent sequences (sequences) or '
+            "parts of one stream (stream); null: the files hold text"
         ),
     ] = None
     text_field: Annotated[str, OptionInfo("field that holds the text in .jsonl files and saved datasets")] = "text"
-    reset_documents: Annotated[bool, OptionInfo("empty the memory where a file, line or row begins")] = False
+    reset_documents: Annotated[bool, OptionInfo("empty the memory where a document begins: a file, line or row")] = (
+        False
+    )
     tokenizer: Annotated[str, OptionInfo("bytes, or a tokenizer.json that `tokenizer train` made")] = "bytes"
     cache: Annotated[
-        str | None, OptionInfo("directory for tokens; null: feedback-transformer in the user's cache directory")
+        str | None, OptionInfo("directory that caches tokens; null: feedback-transformer in the user's cache directory")
     ] = None
     model: Annotated[Model, OptionInfo("the architecture", begins="model")] = "feedback"
     init_from: Annotated[str | None, OptionInfo("a RUN that provides the initial weights, of any --model")] = None
@@ -105,17 +107,21 @@ class TrainOptions(Options):
     position: Annotated[
         Position,
         OptionInfo(
-            "how distance enters attention: a vector of its bucket that the query multiplies (relative), a vector of "
-            "its own (learned, the paper's), or a bias (t5)"
+            "how the distance of a key enters attention: the query times a vector for each bucket of distances "
+            "(relative) or for each distance (learned, the paper's), or a bias for each bucket (t5)"
         ),
     ] = "relative"
-    kv: Annotated[KeyValues, OptionInfo("keys and values: one projection for all layers, or one for each")] = "shared"
-    norm: Annotated[NormPlacement, OptionInfo("LayerNorm before each sub-layer, or after its residual")] = "pre"
+    kv: Annotated[KeyValues, OptionInfo("keys and values: one projection for all layers, or one for each layer")] = (
+        "shared"
+    )
+    norm: Annotated[
+        NormPlacement, OptionInfo("LayerNorm before each sub-layer (pre), or after its residual connection (post)")
+    ] = "pre"
     memory_norm: Annotated[
         MemoryNorm,
         OptionInfo(
-            "what the memory passes through before keys and values are made: nothing, as in version 0.0.11, a "
-            "LayerNorm without parameters (plain), or the norm of the layer that reads it (the paper's)"
+            "what the memory passes through before keys and values are made: nothing, as in version 0.0.11 (none), a "
+            "LayerNorm without parameters (plain), or the norm of the layer that reads it (layer, the paper's)"
         ),
     ] = "plain"
     feedforward: Annotated[Feedforward, OptionInfo("the feed-forward's activation; the paper's is relu")] = "geglu"
@@ -125,29 +131,38 @@ class TrainOptions(Options):
     output_bias: Annotated[bool, OptionInfo("attention's output projection has a bias")] = True
     stored: Annotated[
         Stored | int,
-        OptionInfo("what the memory stores: a mix of all layers, the top layer, or one from 0 (embedding) to --depth"),
+        OptionInfo(
+            "what the memory stores: mix (of all layers), top (layer), or a layer from 0 (embedding) to --depth"
+        ),
     ] = "mix"
     carry: Annotated[
         Carry,
-        OptionInfo("what goes from update to update: keys and values, or the states that new weights make them from"),
+        OptionInfo(
+            "what an update passes on: keys and values (keys), or states, from which the next update makes keys and "
+            "values (state)"
+        ),
     ] = "keys"
-    memory_start: Annotated[MemoryStart, OptionInfo("the memory starts empty, or with zero states (the paper's)")] = (
-        "empty"
-    )
+    memory_start: Annotated[
+        MemoryStart, OptionInfo("the memory starts empty, or with states of zeros (the paper's)")
+    ] = "empty"
     adaptive_span: Annotated[bool, OptionInfo("each head learns how far back it attends, up to --mem-len")] = False
     span_ramp: Annotated[int, OptionInfo("distances over which an adaptive span fades out", at_least=1)] = 32
     span_init: Annotated[
-        float, OptionInfo("adaptive spans at first, as a part of --mem-len", at_least=0, at_most=1)
+        float, OptionInfo("adaptive spans at the start, as a fraction of --mem-len", at_least=0, at_most=1)
     ] = 0.0
     span_trim: Annotated[
-        int, OptionInfo("slots beyond all adaptive spans are left out in steps of this many", at_least=1)
+        int, OptionInfo("slots beyond all adaptive spans are left out, in multiples of this number", at_least=1)
     ] = 64
     span_loss: Annotated[
         float,
-        OptionInfo("the loss grows by this for each token of the layers' mean adaptive spans, summed", at_least=0),
+        OptionInfo(
+            "weight in the loss of adaptive spans: the mean span of each layer in tokens, summed over layers",
+            at_least=0,
+        ),
     ] = 2e-6
     initialisation: Annotated[
-        Initialisation, OptionInfo("PyTorch's, or the last matrix of each sub-layer divided by sqrt(2 * depth)")
+        Initialisation,
+        OptionInfo("PyTorch's (torch), or the last matrix of each sub-layer divided by sqrt(2 * depth) (authors)"),
     ] = "torch"
     dropout: Annotated[float, OptionInfo("dropout probability in attention and feed-forwards", at_least=0, below=1)] = (
         0.1
@@ -157,20 +172,24 @@ class TrainOptions(Options):
         int,
         OptionInfo("rows B, read in parallel, over all processes: streams of text, or labelled sequences", at_least=1),
     ] = 32
-    accumulate: Annotated[int, OptionInfo("groups of streams; an update reads one group after another", at_least=1)] = 1
+    accumulate: Annotated[int, OptionInfo("groups of rows; an update reads one group after another", at_least=1)] = 1
     block_len: Annotated[
         int,
         OptionInfo(
-            "tokens of each row in an update T, a multiple of --seq-len; of labelled sequences, the most", at_least=1
+            "tokens of each row in an update T, a multiple of --seq-len; the greatest length of labelled sequences",
+            at_least=1,
         ),
     ] = 128
     first_block_len: Annotated[
         int | None,
         OptionInfo(
-            "tokens of each row at first, then doubled up to --block-len, or see --mastery; null: off", at_least=1
+            "tokens of each row at the start; they double up to --block-len, or grow as --mastery says; null: off",
+            at_least=1,
         ),
     ] = None
-    curriculum_updates: Annotated[int, OptionInfo("updates until blocks reach --block-len", at_least=0)] = 0
+    curriculum_updates: Annotated[
+        int, OptionInfo("updates in which blocks grow from --first-block-len to --block-len", at_least=0)
+    ] = 0
     mastery: Annotated[
         float | None,
         OptionInfo(
@@ -180,21 +199,24 @@ class TrainOptions(Options):
             at_most=1,
         ),
     ] = None
-    growth: Annotated[float, OptionInfo("factor by which --mastery lets sequences grow", at_least=1)] = 1.25
+    growth: Annotated[float, OptionInfo("factor by which sequences grow with --mastery", at_least=1)] = 1.25
     lr: Annotated[float, OptionInfo("highest learning rate", above=0)] = 2e-3
-    warmup_updates: Annotated[int, OptionInfo("updates in which the learning rate rises to --lr", at_least=0)] = 100
+    warmup_updates: Annotated[
+        int, OptionInfo("first updates, in which the learning rate rises to --lr", at_least=0)
+    ] = 100
     lr_decay: Annotated[
         Decay, OptionInfo("learning rate after the warm-up: a half cosine to a tenth of --lr, or constant")
     ] = "cosine"
-    weight_decay: Annotated[float, OptionInfo("decoupled weight decay, of matrices only", at_least=0)] = 0.1
+    weight_decay: Annotated[float, OptionInfo("decoupled weight decay, for matrices only", at_least=0)] = 0.1
     clip: Annotated[float, OptionInfo("norm to which larger gradients are clipped", above=0)] = 0.1
     max_skipped: Annotated[
-        int, OptionInfo("updates in a row that may be skipped because they are not finite", at_least=0)
+        int,
+        OptionInfo("updates in a row that may be skipped because the loss or the gradient is not finite", at_least=0),
     ] = 10
     seed: Annotated[
         int,
         OptionInfo(
-            "random seed of initialisation, dropout, samples, and of the sequences of a task", at_least=0, below=2**32
+            "random seed of initialisation, dropout, samples and the sequences of a task", at_least=0, below=2**32
         ),
     ] = 0
     implementation: Annotated[
@@ -202,25 +224,30 @@ class TrainOptions(Options):
     ] = "auto"
     recompute: Annotated[bool, OptionInfo("use less memory: recompute values in the backward pass")] = False
     compile: Annotated[bool, OptionInfo("use torch.compile; for --model parallel and transformer-xl only")] = False
-    precision: Annotated[Precision, OptionInfo("arithmetic of the model; weights are always fp32")] = "fp32"
+    precision: Annotated[Precision, OptionInfo("precision of the model's arithmetic; weights are always fp32")] = "fp32"
     strategy: Annotated[Strategy, OptionInfo("each process holds the whole model (ddp) or a part of it (fsdp)")] = "ddp"
     eval_every: Annotated[
         int, OptionInfo("updates between validations, which save checkpoints", at_least=1, begins="evaluation")
     ] = 500
     eval_len: Annotated[
         int,
-        OptionInfo("tokens of the held-out data that a validation reads; of files with sequences, all are", at_least=2),
+        OptionInfo(
+            "tokens of the held-out data that a validation reads; labelled sequences from files are all read",
+            at_least=2,
+        ),
     ] = 65536
-    sample_len: Annotated[int, OptionInfo("tokens of the sample that each validation writes", at_least=0)] = 200
-    log_every: Annotated[int, OptionInfo("updates between lines of metrics", at_least=1)] = 50
+    sample_len: Annotated[int, OptionInfo("tokens of the sample text that each validation generates", at_least=0)] = 200
+    log_every: Annotated[int, OptionInfo("updates between lines of training metrics", at_least=1)] = 50
     checkpoint_every: Annotated[
         int | None,
         OptionInfo("updates between additional checkpoints; null: none", at_least=1, begins="saving and reporting"),
     ] = None
     checkpoint_minutes: Annotated[
-        float | None, OptionInfo("minutes after which another checkpoint is saved; null: never", above=0)
+        float | None, OptionInfo("minutes after which an additional checkpoint is saved; null: never", above=0)
     ] = 10.0
-    keep: Annotated[int, OptionInfo("newest checkpoints to keep, besides the best by validation", at_least=1)] = 2
+    keep: Annotated[
+        int, OptionInfo("how many of the newest checkpoints to keep, besides the best by validation", at_least=1)
+    ] = 2
     trackers: Annotated[list[str], OptionInfo(f"where to log in addition to metrics.jsonl: {', '.join(TRACKERS)}")] = (
         dataclasses.field(default_factory=list)
     )
@@ -311,7 +338,7 @@ class EvalOptions(Options):
         ),
     ] = dataclasses.field(default_factory=list)
     task: Annotated[
-        str | None, OptionInfo("a generated task to measure the accuracy of; null: that of the RUN, if it has one")
+        str | None, OptionInfo("a generated task to measure accuracy on; null: the task of the RUN, if it has one")
     ] = None
     length: Annotated[
         int | None, OptionInfo("length of the sequences of a task; null: --block-len of the RUN", at_least=1)
@@ -320,17 +347,17 @@ class EvalOptions(Options):
     rows: Annotated[
         int | None,
         OptionInfo(
-            "parts of a text or stream to read side by side, each after some tokens before it; 1 reads from start to "
-            "end, which is exact; null: up to 32",
+            "parts of a text or stream to read in parallel, each after some of the tokens that precede it; 1 reads "
+            "from start to end, which is exact; null: up to 32",
             at_least=1,
         ),
     ] = None
-    mem_len: Annotated[int | None, OptionInfo("memory slots M, if they differ from training", at_least=1)] = None
+    mem_len: Annotated[int | None, OptionInfo("memory slots M; null: as in training", at_least=1)] = None
     weights: Annotated[
-        Weights | None, OptionInfo("what the weights of Linears are rounded to; null: as they were trained")
+        Weights | None, OptionInfo("type to which the weights of Linears are rounded; null: no rounding")
     ] = None
     json: Annotated[str | None, OptionInfo("a file to write the figures to")] = None
-    plot: Annotated[str | None, OptionInfo("a PNG file to plot accuracy against position in")] = None
+    plot: Annotated[str | None, OptionInfo("a PNG file for a plot of accuracy against position")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -351,10 +378,13 @@ class PlotOptions(Options):
 class TokenizerOptions(Options):
     """A byte-pair tokenizer, trained on text."""
 
-    action: Annotated[Literal["train"], OptionInfo("train: train one on text", positional=True)]
+    action: Annotated[Literal["train"], OptionInfo("train: train a tokenizer on text", positional=True)]
     files: Annotated[
         list[str],
-        OptionInfo("text to train on: files, globs, .jsonl, .gz, .xz, datasets, or -", positional=True),
+        OptionInfo(
+            "text to train on: text, .jsonl, .gz and .xz files, globs, saved datasets, or - for standard input",
+            positional=True,
+        ),
     ]
     out: Annotated[str, OptionInfo("the file to write, in Hugging Face's format")] = "tokenizer.json"
     vocab_size: Annotated[int, OptionInfo("largest number of tokens V", at_least=256)] = 8192
@@ -367,10 +397,13 @@ class GenerateOptions(Options):
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
     prompt: Annotated[
-        str | None, OptionInfo("the text to continue; null: a new line, or nothing behind a --load-state")
+        str | None, OptionInfo("the text to continue; null: a new line, or with --load-state nothing")
     ] = None
     max_new_tokens: Annotated[int, OptionInfo("tokens to write, at most", at_least=1)] = 400
-    temperature: Annotated[float, OptionInfo("low is predictable; 0 takes the most likely token", at_least=0)] = 0.8
+    temperature: Annotated[
+        float,
+        OptionInfo("temperature of sampling; lower is more predictable, 0 takes the most likely token", at_least=0),
+    ] = 0.8
     top_k: Annotated[int | None, OptionInfo("sample from the k most likely tokens", at_least=1)] = None
     top_p: Annotated[
         float | None,
@@ -381,10 +414,10 @@ class GenerateOptions(Options):
         OptionInfo("sample from the tokens at least p times as likely as the most likely one", above=0, at_most=1),
     ] = None
     repetition_penalty: Annotated[
-        float, OptionInfo("above 1 makes tokens of the text so far less likely; 1 is off", above=0)
+        float, OptionInfo("above 1, tokens that are already in the text become less likely; 1 is off", above=0)
     ] = 1.0
     stop: Annotated[
-        list[str], OptionInfo("texts that end the continuation where one of them is written; they are not printed")
+        list[str], OptionInfo("texts that end the continuation before the first of them; they are not printed")
     ] = dataclasses.field(default_factory=list)
     beams: Annotated[
         int | None,
@@ -393,15 +426,17 @@ class GenerateOptions(Options):
     seed: Annotated[
         int | None,
         OptionInfo(
-            "random seed; null: another text each time, or as if --load-state were not cut", at_least=0, below=2**63
+            "random seed; null: another text each time, or with --load-state the text that would have followed",
+            at_least=0,
+            below=2**63,
         ),
     ] = None
     weights: Annotated[
         Weights | None,
-        OptionInfo("what the weights of Linears are rounded to, for speed on a CPU; null: as they were trained"),
+        OptionInfo("type to which the weights of Linears are rounded, for speed on a CPU; null: no rounding"),
     ] = None
     save_state: Annotated[
-        str | None, OptionInfo("a file to write the state to, from which --load-state continues the text")
+        str | None, OptionInfo("a file to write the final state to; --load-state continues the text from it")
     ] = None
     load_state: Annotated[
         str | None, OptionInfo("a file that --save-state wrote; the text continues exactly from there")
@@ -443,7 +478,9 @@ class LmEvalOptions(Options):
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made on text", positional=True)]
     tasks: Annotated[list[str], OptionInfo("names of tasks, groups or tags in --include-path")]
-    include_path: Annotated[str, OptionInfo("a directory of the harness's YAML files, whose data are local files")]
+    include_path: Annotated[
+        str, OptionInfo("a directory with the harness's YAML files of the tasks; their data must be local files")
+    ]
     limit: Annotated[int | None, OptionInfo("examples of each task to use; null: all", at_least=1)] = None
     batch_size: Annotated[int, OptionInfo("texts to read at once", at_least=1)] = 8
     out: Annotated[str | None, OptionInfo("a JSON file to write the figures to")] = None
@@ -457,14 +494,16 @@ class InspectOptions(Options):
     text: Annotated[
         str | None,
         OptionInfo(
-            "what the model reads, in the form of the training data: a file, .gz, .xz, or - for standard input; null: "
-            "a new sequence of the task of the RUN"
+            "what the model reads, in the form of the training data: a file, which may be .gz or .xz, or - for "
+            "standard input; null: a new sequence of the task of the RUN"
         ),
     ] = None
     out: Annotated[str, OptionInfo("the directory to write, new or empty")]
     tokens: Annotated[
         int | None,
-        OptionInfo("tokens to show; null: 256 of a text or stream, --block-len of the RUN of a sequence", at_least=1),
+        OptionInfo(
+            "tokens to show; null: 256 of a text or stream, or of a sequence --block-len of the RUN", at_least=1
+        ),
     ] = None
     skip: Annotated[int, OptionInfo("tokens to read before those that are shown", at_least=0)] = 0
-    page: Annotated[bool, OptionInfo("write the page, which needs the extra `inspect`, besides the pictures")] = True
+    page: Annotated[bool, OptionInfo("write an HTML page besides the pictures; it needs the extra `inspect`")] = True
