@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is not up to date")
     check = parser.parse_args(argv).check
-    for path, tables in ((README, {"speed": speed}), (PAGE, {"memory": memory, "relative": relative})):
+    for path, tables in ((README, {"speed": speed}), (PAGE, {"memory": memory, "weights": weights, "relative": relative})):
         old = path.read_text(encoding="utf-8")
         new = with_tables(old, tables)
         if check and new != old:
@@ -94,6 +94,19 @@ def memory() -> str:
         ),
     ]
     return markdown(["", "this package", "0.0.11", "parallel Transformer"], rows)
+
+
+def weights() -> str:
+    """Generation with weights of fewer bytes, beside GPT-2 of `transformers`."""
+    found = [row for row in read("generation-weights-cpu")["results"] if row["part"] == "weights"]
+    names = {name: f"this package, weights in {name}" for name in ("float32", "bfloat16", "int8")}
+    names |= {"GPT-2": "GPT-2, whole cache", "GPT-2, window": "GPT-2, cache of M tokens"}
+    rows = []
+    for name, shown in names.items():
+        own = {row["rows"]: row for row in found if row.get("contestant") == name}
+        times = [f"{own[count]['median_ms']:.2f}" for count in (1, 16)]
+        rows.append([shown, *times, f"{own[1]['state_bytes'] / 1e6:.2f}"])
+    return markdown(["", "one row, ms a token", "16 rows, ms a token", "state of a row, MB"], rows)
 
 
 def read(name: str) -> dict[str, Any]:
