@@ -56,7 +56,8 @@ def _local_tasks(options: LmEvalOptions) -> Any:
     manager = TaskManager(include_path=folder, include_defaults=False)
     unknown = [name for name in options.tasks if name not in manager.all_tasks]
     if unknown:
-        there = ", ".join(manager.all_tasks) or "no tasks"
+        named = (name for name in manager.all_tasks if name is not None)  # another YAML file is a task without a name
+        there = ", ".join(named) or "no tasks"
         raise InputError(f"--tasks names {unknown[0]!r}, which is not in --include-path {folder}; there are {there}")
     try:
         return manager.load(options.tasks)
