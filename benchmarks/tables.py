@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is not up to date")
     check = parser.parse_args(argv).check
-    for path, tables in ((README, {"speed": speed}), (PAGE, {"memory": memory, "weights": weights, "relative": relative})):
+    for path, tables in (
+        (README, {"speed": speed}),
+        (PAGE, {"memory": memory, "weights": weights, "relative": relative}),
+    ):
         old = path.read_text(encoding="utf-8")
         new = with_tables(old, tables)
         if check and new != old:

@@ -104,12 +104,20 @@ def hooked(model: FeedbackTransformer) -> None:
     adapter.lora_A["default"].register_forward_hook(lambda module, args, out: 2 * out)
 
 
+def normed(model: Any) -> None:
+    torch.nn.utils.parametrizations.weight_norm(model.decoder.stack.blocks[0].attention.to_q.lora_A["default"])
+
+
+def with_scaling_that_learns(model: Any) -> None:
+    model.decoder.stack.blocks[0].attention.to_q.scaling["default"] = torch.nn.Parameter(torch.tensor(2.5))
+
+
 def in_another_type(model: FeedbackTransformer) -> None:
     model.decoder.stack.blocks[0].attention.to_q.lora_A.float()
 
 
 @pytest.mark.filterwarnings("ignore:the fused recurrence falls back")
-@pytest.mark.parametrize("change", [disabled_while_merged, hooked, in_another_type])
+@pytest.mark.parametrize("change", [disabled_while_merged, hooked, normed, with_scaling_that_learns, in_another_type])
 def test_what_is_not_known_takes_the_definition(change: Any) -> None:
     model = adapted()
     change(model)

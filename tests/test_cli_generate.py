@@ -82,7 +82,7 @@ def test_weights_are_rounded(written: Callable[..., str], refused: Callable[...,
     assert first + written(*going_on, "--weights=int8", "--max-new-tokens=8") == whole
     assert "its weights rounded to the same type" in refused(*going_on)
     assert written("--prompt=7 sheep", "--weights=bfloat16", "--beams=2").startswith("7 sheep")
-    assert "--weights" in refused("--weights=int4")
+    assert "--weights: Expected one of 'float32', 'bfloat16', 'int8' or null" in refused("--weights=int4")
 
 
 def test_beams_find_a_likelier_text(written: Callable[..., str]) -> None:

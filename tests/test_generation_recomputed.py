@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
@@ -89,6 +89,23 @@ def test_fifty_prompts_of_a_thousand_tokens_are_recomputed(seq_len: int) -> None
         likeliest = logits_of_whole(model, pad_sequence(texts, batch_first=True)).argmax(-1)
     for prompt, row, found in zip(prompts, rows, likeliest, strict=True):
         assert torch.equal(found[len(prompt) - 1 : len(prompt) + 999], row)
+
+
+@settings(max_examples=10)
+@given(variants())
+def test_a_hook_while_reading_forgets_nothing(variant: Variant) -> None:
+    """Hooks are called, so from then on calls of the model read."""
+    model, tokens = variant.model().eval(), variant.tokens().repeat(1, 2)
+    context, half = context_of(variant), tokens.shape[1] // 2
+    reader, called = Reader(model, **context), list[nn.Module]()
+    for token in tokens[:, :half].split(1, dim=1):
+        reader.read(token)
+    hook = model.register_forward_hook(lambda module, *_: called.append(module))
+    found = [reader.read(token) for token in tokens[:, half:].split(1, dim=1)]
+    hook.remove()
+    assert called
+    expected = logits_of_whole(model, tokens, **context)[:, half:]
+    torch.testing.assert_close(torch.stack(found, 1), expected, atol=1e-9, rtol=1e-9)
 
 
 @settings(max_examples=25)

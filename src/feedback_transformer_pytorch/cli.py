@@ -280,7 +280,7 @@ def _reworded(text: str) -> str:
     text = re.sub(rf"(?<![\w/-])({'|'.join(COMMANDS)})\.(\w+)", lambda key: _as_given(key[1], key[2]) or key[0], text)
     text = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)", r"Expected \1. Got value: \2", text)
     text = re.sub(r"(?:a )?<class '(\w+)'>", r"\1", text)
-    return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")
+    return re.sub(r"(?:a )?typing\.Literal\[(.*?)\]", r"one of \1", text).replace(", NoneType", " or null")
 
 
 def _as_given(command: str, name: str) -> str | None:

@@ -99,6 +99,22 @@ def test_an_unknown_task_is_refused(
     assert error.count("\n") == 1
 
 
+def test_other_files_beside_tasks_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    assert cli.main(["lm-eval", str(run.path), "--tasks", "sheep", "--include-path", str(run.path)]) == 2
+    assert "--tasks names 'sheep', which is not in --include-path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["nowhere/figures.json", "."])
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    arguments = ["--tasks", "no-task", "--include-path", str(TASKS), "--out", out]
+    assert cli.main(["lm-eval", str(run.path), *arguments]) == 2
+    assert f"--out is {out}, where no file can be" in capsys.readouterr().err
+
+
 def test_nothing_is_downloaded(tmp_path: Path) -> None:
     """In a process of its own, where the libraries are imported by the command."""
     run = make_run(tmp_path / "run")

@@ -168,6 +168,8 @@ class Reader:
 
     def _call(self, tokens: Tensor, whole: int) -> Tensor:
         """The same by calls of the model."""
+        if self._walk is not None:  # a hook, which a walk does not call, was registered since
+            self._memory, self._walk = self._walk.memory, None
         seq_len, logits = self.model.config.seq_len, None
         self._keys_values = None
         for part in tokens[:, :whole].split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1):

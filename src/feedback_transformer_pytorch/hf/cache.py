@@ -175,6 +175,8 @@ class FeedbackCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Takes the rows (B',) named by index (beam search)."""
+        if self._walk is not None and not self._walk.can_select:
+            self._end_walk()
         if self._walk is not None:
             self._walk.select(beam_idx)
         else:

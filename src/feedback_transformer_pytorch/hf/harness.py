@@ -38,6 +38,8 @@ def evaluate_tasks(options: LmEvalOptions) -> str:
         InputError: the RUN or a task cannot be used, or the file cannot be written.
     """
     run = open_text_run(options.run)
+    if options.out is not None and (Path(options.out).is_dir() or not Path(options.out).absolute().parent.is_dir()):
+        raise InputError(f"--out is {options.out}, where no file can be; give a file in a directory that exists")
     tasks = _local_tasks(options)
     figures = lm_eval.evaluate(_language_model(run, options.batch_size), tasks, limit=options.limit, log_samples=False)
     if options.out is not None:
@@ -54,7 +56,8 @@ def _local_tasks(options: LmEvalOptions) -> Any:
     manager = TaskManager(include_path=folder, include_defaults=False)
     unknown = [name for name in options.tasks if name not in manager.all_tasks]
     if unknown:
-        there = ", ".join(manager.all_tasks) or "no tasks"
+        named = (name for name in manager.all_tasks if name is not None)  # another YAML file is a task without a name
+        there = ", ".join(named) or "no tasks"
         raise InputError(f"--tasks names {unknown[0]!r}, which is not in --include-path {folder}; there are {there}")
     try:
         return manager.load(options.tasks)

@@ -30,6 +30,11 @@ class Progress:
     tail: Tensor | None = None
     tail_mask: Tensor | None = None
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients may flow back into the memory."""
+        return self.memory is not None and any(tensor.requires_grad for tensor in self.memory.tensors)
+
     def select(self, rows: Tensor) -> Progress:
         """That of the rows (B',) named by index, in that order."""
         memory = None if self.memory is None else self.memory.select(rows)

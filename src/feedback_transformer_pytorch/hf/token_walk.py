@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..generation.steps import is_plain_decoder, start_walk, walk_segments
 from ..model import FeedbackDecoder
-from ..recurrence import Incremental
+from ..recurrence import Incremental, adapter_settings, is_called_plainly
 from .reading import Progress, select_rows
 
 # Tokens of the longest piece. A longer one is worth a walk of its own, which sets up its buffers for it.
@@ -20,18 +20,22 @@ class TokenWalk:
     """Reads on like `read_on`, with the same states up to rounding, for as long as `fits` says so.
 
     A walk holds copies of the weights, packed, so each piece must be read with the weights, the modules and the types
-    of the first. Gradients are not known to it.
+    of the first. Gradients are not known to it. Weights are compared by their address and by how often torch counted a
+    change of them, which it does not where numbers of `weight.data` are changed in place.
     """
 
     def __init__(self, decoder: FeedbackDecoder, x: Tensor, walk: Incremental, tail: Tensor | None) -> None:
         self._decoder, self._walk, self._tail = decoder, walk, tail
         self._modules = list(decoder.modules())
+        self._in_inference_mode = torch.is_inference_mode_enabled()
         self._setting = self._describe(x)
 
     @classmethod
     def start(cls, decoder: FeedbackDecoder, x: Tensor, progress: Progress) -> TokenWalk | None:
         """Goes on after what was read, for pieces like x (B, T, D); None where only `read_on` does."""
         if x.shape[1] > LONGEST or torch.is_grad_enabled() or progress.tail_mask is not None:
+            return None
+        if torch.compiler.is_compiling() or progress.requires_grad:
             return None
         if not is_plain_decoder(decoder) or any(p.is_inference() for p in decoder.parameters()):
             return None
@@ -55,9 +59,15 @@ class TokenWalk:
             and x.shape[0] == self.like.shape[0]
             and x.shape[1] <= LONGEST
             and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
             and is_plain_decoder(decoder)
             and self._setting == self._describe(x)
         )
+
+    @property
+    def can_select(self) -> bool:
+        """Whether rows can be chosen: in place, only in the mode of inference in which it was set up."""
+        return self._in_inference_mode == torch.is_inference_mode_enabled()
 
     def _describe(self, x: Tensor) -> tuple[Any, ...]:
         """What must not change from piece to piece."""
@@ -91,6 +101,13 @@ class TokenWalk:
 
 
 def _held(module: nn.Module) -> tuple[Any, ...]:
-    """A module's mode, its modules, and its parameters with how often each was changed in place."""
-    parameters = tuple((id(p), p.data_ptr(), p._version) for p in module._parameters.values() if p is not None)
-    return module.training, tuple(map(id, module._modules.values())), parameters
+    """What a walk reads of a module, and whether it calls anything of somebody else. Parameters stand for themselves
+    with how often each was changed in place."""
+    parameters = [(id(p), p.data_ptr(), _version(p)) for p in module._parameters.values() if p is not None]
+    settings = module.training, getattr(module, "eps", None), is_called_plainly(module), adapter_settings(module)
+    return *settings, list(map(id, module._modules.values())), parameters
+
+
+def _version(parameter: Tensor) -> int | None:
+    """How often torch counted a change in place; None where it does not count, as for tensors of inference mode."""
+    return None if parameter.is_inference() else parameter._version

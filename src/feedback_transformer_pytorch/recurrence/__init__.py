@@ -1,5 +1,6 @@
 """How time is walked."""
 
+from .adapters import adapter_settings as adapter_settings
 from .applicability import computes_like as computes_like
 from .applicability import is_called_plainly as is_called_plainly
 from .applicability import without_numbers as without_numbers

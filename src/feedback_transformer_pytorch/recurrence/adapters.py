@@ -45,20 +45,30 @@ def without_adapters(stack: Stack) -> Unadapted:
     return Unadapted(cast(Stack, _copy_without(stack, {id(adapter) for adapter in adapters.values()})), adapters)
 
 
+def adapter_settings(module: nn.Module) -> tuple[Any, ...] | None:
+    """What the weight of a Linear depends on besides parameters, where it carries adapters; None where it carries
+    none."""
+    if not _is_lora(module):
+        return None
+    adapted: Any = module
+    scaling = [(name, adapted.scaling[name]) for name in _active(adapted)]
+    return adapted.disable_adapters, list(adapted.merged_adapters), scaling
+
+
 def _copy_without(module: nn.Module, adapters: set[int]) -> nn.Module:
     if id(module) in adapters:
         return cast(nn.Module, module.base_layer)
-    if not module._modules:
-        return module
+    children = {name: child and _copy_without(child, adapters) for name, child in module._modules.items()}
+    if all(child is module._modules[name] for name, child in children.items()):
+        return module  # not every module can be copied, such as one with a parametrization
     left = copy.copy(module)
-    left._modules = {name: child and _copy_without(child, adapters) for name, child in module._modules.items()}
+    left._modules = children
     return left
 
 
 def _is_plain_lora(module: Any) -> bool:
     """Whether a module is a Linear whose adapters only add a product to its weight."""
-    kind = type(module)
-    if kind.__module__ != "peft.tuners.lora.layer" or kind.__name__ != "Linear" or not is_called_plainly(module):
+    if not _is_lora(module) or not is_called_plainly(module):
         return False
     if module.disable_adapters:
         return not module.merged  # a call would take the adapters out of the weight
@@ -68,9 +78,16 @@ def _is_plain_lora(module: Any) -> bool:
     )
 
 
+def _is_lora(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.__module__ == "peft.tuners.lora.layer" and kind.__name__ == "Linear"
+
+
 def _only_adds(module: Any, name: str, base: Any) -> bool:
-    """Whether an adapter is two plain matrices, of the type and on the device of the Linear's own."""
+    """Whether an adapter is a number and two plain matrices, of the type and on the device of the Linear's own."""
     if name in module.lora_variant or not _is_identity(module.lora_dropout[name]):
+        return False
+    if type(module.scaling[name]) not in (int, float):
         return False
     return all(_is_matrix_like(linear, base.weight) for linear in (module.lora_A[name], module.lora_B[name]))
 

@@ -22,7 +22,7 @@ def test_all_are_pictures(make_run: Callable[..., Run], text: Path, count: int) 
     passage = passage_of(run, InspectOptions.from_dict(chosen))
     model = run.load_model(passage.num_tokens)
     assert isinstance(model, FeedbackTransformer)
-    found = pictures(look(model, passage), "run: text")
+    found = pictures(look(model, passage), r"run: $\frac$.txt")
     assert all(content.startswith(PNG) for content in found.values())
     assert set(found) == {"attention-by-distance.png", "attention-map.png", "memory-mix.png", "bits.png"}
 

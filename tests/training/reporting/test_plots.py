@@ -34,6 +34,13 @@ def test_curves_are_a_picture(after_training: float | None) -> None:
     assert curves_png(metrics, title="run", metric=BITS_PER_BYTE).startswith(PNG)
 
 
+def test_a_name_with_dollars_is_no_formula() -> None:
+    name = r"$\frac$"
+    assert curves_png(metrics(), title=name, metric=BITS_PER_BYTE).startswith(PNG)
+    assert comparison_png([(name, metrics())], x="update", metric=BITS_PER_BYTE).startswith(PNG)
+    assert accuracy_png([0.5, 1.0], title=name).startswith(PNG)
+
+
 def test_there_may_be_nothing_to_draw_yet() -> None:
     assert curves_png([], title="run", metric=BITS_PER_BYTE).startswith(PNG)
 

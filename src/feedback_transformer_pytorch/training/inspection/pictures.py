@@ -60,7 +60,7 @@ def attention_by_distance_png(findings: Findings, title: str) -> bytes:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.supxlabel("tokens back")
     figure.supylabel("mean attention")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
@@ -87,7 +87,7 @@ def attention_map_png(findings: Findings, title: str) -> bytes:
         axes.set_xticks(places, rotation=rotation, **words)
     for axes in grid[:, 0]:
         axes.set_yticks(places, **words)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.supxlabel("is read")
     figure.supylabel("reads")
     figure.colorbar(image, ax=grid, shrink=0.5, label="attention")
@@ -116,7 +116,7 @@ def memory_mix_png(findings: Findings, title: str) -> bytes:
         axes.set(title=label, xlabel="layer")
         axes.set_xticks(layers, names)
         axes.grid(axis="y", alpha=0.3)
-    figure.suptitle(f"{title}: median over the tokens, and the range of 80 % of them")
+    figure.suptitle(f"{title}: median over the tokens, and the range of 80 % of them", parse_math=False)
     return png_of(figure)
 
 
@@ -128,7 +128,8 @@ def bits_png(findings: Findings, title: str) -> bytes:
     drawn = ~np.isnan(findings.bits)
     axes.bar(place[drawn], findings.bits[drawn], width=1, color="C0", alpha=0.35)
     axes.plot(place[drawn], _running_mean(findings.bits[drawn]), color="C1", linewidth=1.4, label="mean of the last 16")
-    axes.set(title=title, xlabel="token", ylabel="bits", xlim=(place[0] - 1, place[-1] + 1))
+    axes.set(xlabel="token", ylabel="bits", xlim=(place[0] - 1, place[-1] + 1))
+    axes.set_title(title, parse_math=False)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return png_of(figure)

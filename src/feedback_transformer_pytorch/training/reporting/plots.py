@@ -53,7 +53,8 @@ def curves_png(metrics: Iterable[Record], title: str, metric: Metric) -> bytes:
     visible += _draw(axes, _of_kind(records, "validation"), "update", metric, "o-", "C1", "held-out")
     _frame(axes, visible)
     below.set_xlabel(_X_LABELS["update"])
-    axes.set(title=title, ylabel=metric.label)
+    axes.set_ylabel(metric.label)
+    axes.set_title(title, parse_math=False)  # text between two $ is no formula
     return png_of(figure)
 
 
@@ -81,7 +82,7 @@ def comparison_png(
             for key in (x, metric.name):
                 if not isinstance(record.get(key), int | float):
                     raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; fix or delete it")
-        visible += _draw(axes, training, x, metric, "-", f"C{number}", name)
+        visible += _draw(axes, training, x, metric, "-", f"C{number}", name.replace("$", r"\$"))
         visible += _draw(axes, heldout, x, metric, "o", f"C{number}", None)
     _frame(axes, visible)
     axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel=metric.label)
@@ -111,7 +112,8 @@ def accuracy_png(by_position: Sequence[float | None], title: str) -> bytes:
     axes = figure.add_subplot()
     found = [(place, share) for place, share in enumerate(by_position, 1) if share is not None]
     axes.plot(*zip(*found, strict=True), ".-" if len(found) < 100 else "-", linewidth=1.2, markersize=4)
-    axes.set(title=title, xlabel="position", ylabel=ACCURACY.label, ylim=(-0.02, 1.02))
+    axes.set(xlabel="position", ylabel=ACCURACY.label, ylim=(-0.02, 1.02))
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     return png_of(figure)
 
