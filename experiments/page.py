@@ -20,13 +20,13 @@ from rows import rows, settings, tables
 HERE = Path(__file__).parent
 HEAD = """# Experiments
 
-What feedback memory brings, and what it costs. `make experiments` runs every row that has no result yet; it may be
-stopped at any time and started again. `python experiments/run.py TABLE` or `TABLE/ROW` runs a part. Each row is a YAML
-file. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
+These tables show what feedback memory brings and what it costs. `make experiments` runs every row that has no result
+yet. You can stop it at any time and start it again. `python experiments/run.py TABLE` or `TABLE/ROW` runs a part. Each
+row is a YAML file. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
-Every contestant has its own best learning rate of the three in its table: the one with the lowest validation loss on
-the first seed. A cell gives the median of the seeds, with the lowest and the highest in brackets. Times are seconds of
-one core. Accuracy at a length T is that at positions from 3T/4 to T.
+Each model is trained with the best of two or three learning rates: the one with the lowest validation loss on the first
+seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are seconds of one
+core. The accuracy at a length T is the accuracy at the positions from 3T/4 to T.
 """
 
 
