@@ -160,6 +160,12 @@ def test_unusable_text_is_one_line(refuses: Callable[..., None], tmp_path: Path,
             refuses(message, "eval", run, tmp_path / name)
 
 
+def test_a_configuration_that_is_not_yaml_is_named(refuses: Callable[..., None], text: Path, tmp_path: Path) -> None:
+    config = tmp_path / "notes.txt"
+    config.write_text("dim: 8\n  depth: [\n")
+    refuses("notes.txt is not YAML (", "train", text, "--config", config, "--out", tmp_path / "new")
+
+
 def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
     refuses(
         "already holds a run, with --seed 0, not 1; choose another --out",
