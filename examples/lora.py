@@ -1,4 +1,4 @@
-"""LoRA with peft: trains adapters for the model of a RUN on one sentence, then saves, loads and merges them."""
+"""LoRA: trains adapters for the model of a RUN on one sentence, then saves, loads and merges them. Needs `peft`."""
 
 import argparse
 from pathlib import Path

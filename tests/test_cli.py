@@ -160,6 +160,12 @@ def test_unusable_text_is_one_line(refuses: Callable[..., None], tmp_path: Path,
             refuses(message, "eval", run, tmp_path / name)
 
 
+def test_a_configuration_that_is_not_yaml_is_named(refuses: Callable[..., None], text: Path, tmp_path: Path) -> None:
+    config = tmp_path / "notes.txt"
+    config.write_text("dim: 8\n  depth: [\n")
+    refuses("notes.txt is not YAML (", "train", text, "--config", config, "--out", tmp_path / "new")
+
+
 def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
     refuses(
         "already holds a run, with --seed 0, not 1; choose another --out",
@@ -178,6 +184,7 @@ def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp
 def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
     refuses("is not a RUN directory: it has no config.yaml", "generate", tmp_path)
     refuses("is not a RUN directory: there is no such directory", "eval", tmp_path / "nowhere", text)
+    refuses("is not a RUN directory: it is a file", "eval", text, text)
     refuses("the following arguments are required: RUN", "generate")
     refuses("was trained on text; give files to measure it on", "eval", run)
     refuses("the following arguments are required: RUNS", "plot")
@@ -425,7 +432,13 @@ def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(
 def test_a_run_that_is_done_says_so_when_it_is_resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = snapshot(run)
     assert cli.main(["train", "--resume", "--out", str(run)]) == 0
-    assert capsys.readouterr().out.endswith(f"{run} is done (4 updates); choose another --out for a new run\n")
+    assert capsys.readouterr().out.endswith(
+        f"{run} is done (4 updates); choose another --out for a new run; with --config {run}/config.yaml "
+        f"--init-from {run} it starts from these weights\n"
+    )
+    further = run.parent / "further"
+    options = ["--config", str(run / "config.yaml"), "--init-from", str(run), "--max-updates=1"]
+    assert cli.main(["train", *options, "--out", str(further)]) == 0
     assert snapshot(run) == before
 
 

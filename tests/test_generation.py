@@ -75,6 +75,7 @@ def test_top_k_and_top_p_keep_only_the_likeliest() -> None:
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; it must be a whole number of at least 0"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, float], message: str) -> None:

@@ -110,8 +110,9 @@ def test_prompts_of_different_lengths_are_searched_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "beams is 0; it must be at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"beams": 0}, "beams is 0; it must be a whole number of at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be a whole number of at least 1"),
+        ({"beams": 1.5}, "beams is 1.5; it must be a whole number of at least 1"),
         ({"num_return": 4}, "num_return is 4; it must be from 1 to beams=3"),
     ],
 )

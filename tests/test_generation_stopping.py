@@ -57,3 +57,9 @@ def test_what_the_prompt_holds_does_not_stop() -> None:
 def test_an_empty_stop_sequence_is_named() -> None:
     with pytest.raises(InputError, match=r"stop has an empty sequence \(number 1\)"):
         generate(FeedbackTransformer(**FIELDS), torch.tensor([[1]]), max_new_tokens=1, stop=[[1], []])
+
+
+@pytest.mark.parametrize("stop", [".", [3]])
+def test_what_is_no_stop_sequence_is_named(stop: Any) -> None:
+    with pytest.raises(InputError, match=r"stop is .*; it must be sequences of tokens, such as \[\[46, 32\]\]"):
+        generate(FeedbackTransformer(**FIELDS), torch.tensor([[1]]), max_new_tokens=1, stop=stop)

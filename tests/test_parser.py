@@ -35,6 +35,13 @@ def test_help_of_train_has_groups_defaults_and_presets(capsys: pytest.CaptureFix
         assert re.search(rf"{name} \([a-z]", text)
 
 
+@pytest.mark.parametrize("command", ["generate", "eval"])
+def test_help_names_the_types_of_rounded_weights(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "weights of Linears to: int8 or bfloat16; null: float32" in " ".join(
+        printed(capsys, command, "--help").split()
+    )
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_shell_can_complete(capsys: pytest.CaptureFixture[str], shell: str) -> None:
     pytest.importorskip("shtab")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,8 @@ def _check_projected(x: Tensor, context: ContextKeysValues) -> None:
 
 def check_tokens(x: Tensor, num_tokens: int) -> None:
     """Raises InputError unless x is (B, T) whole numbers in [0, V), neither B nor T zero."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"x is a {type(x).__name__}; it must be a tensor of whole numbers (batch >= 1, time >= 1)")
     if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool:
         raise InputError(f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1)")
     if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -62,3 +66,13 @@ def check_tokens(x: Tensor, num_tokens: int) -> None:
     low, high = (int(end) for end in torch.aminmax(x))
     if low < 0 or high >= num_tokens:
         raise InputError(f"x holds token {low if low < 0 else high}; tokens must be in [0, num_tokens={num_tokens})")
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raises InputError unless the argument is a whole number of at least `least`."""
+    try:
+        fits = operator.index(value) >= least
+    except TypeError:
+        fits = False
+    if not fits:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")

@@ -237,11 +237,16 @@ def _check_run(path: str) -> None:
 
 
 def _check_text(config: str) -> None:
-    """Raises InputError if a configuration file is not text. jsonargparse reports a missing file."""
+    """Raises InputError if a configuration file is not YAML. jsonargparse reports a missing file, and leaves out the
+    name of one that is not YAML."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml", "train") from error
     with contextlib.suppress(OSError):
         try:
-            Path(config).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
+            yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{config} is not YAML ({error}); give a YAML file of options") from error
 
 

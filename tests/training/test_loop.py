@@ -221,7 +221,7 @@ def test_a_run_that_is_done_says_so_and_stays_as_it_is(
     before = {path: path.read_bytes() for path in Path(options.out).rglob("*") if path.is_file()}
     capsys.readouterr()
     assert train(options) == Outcome(6, None)
-    assert capsys.readouterr().out.endswith(f"{options.out} is done (6 updates); choose another --out for a new run\n")
+    assert f"{options.out} is done (6 updates); choose another --out for a new run" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in Path(options.out).rglob("*") if path.is_file()} == before
 
 

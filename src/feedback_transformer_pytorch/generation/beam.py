@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..baselines import HiddenMemory
+from ..checks import check_count
 from ..errors import InputError
 from ..memory import AnyMemory
 from ..recurrence import select_rows
@@ -69,8 +70,7 @@ def beam_search(
     """
     stopping, prompts = Stopping(stop, end_of_text), Prompts.of(prompt, prompt_mask)
     for name, value in (("max_new_tokens", max_new_tokens), ("beams", beams)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 1")
+        check_count(name, value, 1)
     if not 1 <= num_return <= beams:
         raise InputError(f"num_return is {num_return}; it must be from 1 to beams={beams}")
     search, found = _Search(max_new_tokens, beams, num_return, length_penalty, stopping), []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..baselines import HiddenMemory
+from ..checks import check_count
 from ..errors import InputError
 from ..memory import AnyMemory
 from .prompts import Prompt, Prompts
@@ -169,8 +170,7 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     stopping = Stopping(stop, end_of_text)
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
+    check_count("max_new_tokens", max_new_tokens, 0)
     if state is not None:
         if memory is not None:
             raise InputError("memory is given with a state, which has one; leave out one of them")

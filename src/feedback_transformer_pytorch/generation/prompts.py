@@ -47,6 +47,11 @@ class Prompts(NamedTuple):
                 )
             rows = [row[real] for row, real in zip(prompt, mask, strict=True)]
         else:
+            if not isinstance(prompt, Sequence) or not all(isinstance(row, Tensor) for row in prompt):
+                raise InputError(
+                    f"prompt is {_kind(prompt)}; it must be a tensor of tokens (batch >= 1, n >= 1), or a list of "
+                    "tensors (n >= 1,)"
+                )
             rows = list(prompt)
             if mask is not None:
                 raise InputError("prompt_mask is given with a list of prompts, which have no padding; leave it out")
@@ -71,3 +76,11 @@ class Prompts(NamedTuple):
         """The prompts of rows (B',) named by index, with no more padding than they need."""
         lengths = self.lengths.index_select(0, rows)
         return Prompts(self.tokens.index_select(0, rows)[:, -int(lengths.max()) :], lengths)
+
+
+def _kind(given: object) -> str:
+    """What a caller gave in place of tensors."""
+    if isinstance(given, list | tuple):
+        kinds = sorted({type(row).__name__ for row in given})
+        return f"a {type(given).__name__} of {' and '.join(kinds)}"
+    return f"a {type(given).__name__}"

@@ -18,11 +18,14 @@ class Stopping:
         end_of_text: a token that is a stop sequence by itself; None for none.
 
     Raises:
-        InputError: a stop sequence is empty.
+        InputError: a stop sequence is empty, or none.
     """
 
     def __init__(self, stop: Sequence[Sequence[int]] = (), end_of_text: int | None = None) -> None:
-        found = [[int(token) for token in sequence] for sequence in stop]
+        try:
+            found = [[int(token) for token in sequence] for sequence in stop]
+        except (TypeError, ValueError):
+            raise InputError(f"stop is {stop!r}; it must be sequences of tokens, such as [[46, 32]]") from None
         if not all(found):
             raise InputError(f"stop has an empty sequence (number {found.index([])}); give each at least one token")
         self.sequences = [tuple(sequence) for sequence in found]

@@ -153,7 +153,10 @@ class _Loop:
             if self._is_validation_owed():
                 self._validate()
             elif trainer.update >= total:
-                self.progress.say(f"{self.run.path} is done ({total} updates); choose another --out for a new run")
+                self.progress.say(
+                    f"{self.run.path} is done ({total} updates); choose another --out for a new run; with "
+                    f"--config {self.run.path}/config.yaml --init-from {self.run.path} it starts from these weights"
+                )
             while trainer.update < total:
                 self._check_stop()
                 self._update()

@@ -354,7 +354,7 @@ class EvalOptions(Options):
     ] = None
     mem_len: Annotated[int | None, OptionInfo("memory slots M; null: as in training", at_least=1)] = None
     weights: Annotated[
-        Weights | None, OptionInfo("type to which the weights of Linears are rounded; null: no rounding")
+        Weights | None, OptionInfo("type to round the weights of Linears to: int8 or bfloat16; null: float32")
     ] = None
     json: Annotated[str | None, OptionInfo("a file to write the figures to")] = None
     plot: Annotated[str | None, OptionInfo("a PNG file for a plot of accuracy against position")] = None
@@ -433,7 +433,7 @@ class GenerateOptions(Options):
     ] = None
     weights: Annotated[
         Weights | None,
-        OptionInfo("type to which the weights of Linears are rounded, for speed on a CPU; null: no rounding"),
+        OptionInfo("for speed on a CPU, the type to round the weights of Linears to: int8 or bfloat16; null: float32"),
     ] = None
     save_state: Annotated[
         str | None, OptionInfo("a file to write the final state to; --load-state continues the text from it")

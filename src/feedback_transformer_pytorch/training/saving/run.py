@@ -106,6 +106,7 @@ class Run:
         config = path / "config.yaml"
         if not config.is_file():
             reason = "it has no config.yaml" if path.is_dir() else "there is no such directory"
+            reason = "it is a file" if path.is_file() else reason
             raise InputError(
                 f"{path} is not a RUN directory: {reason}; give one that `feedback-transformer train` created"
             )
