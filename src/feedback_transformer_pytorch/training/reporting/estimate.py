@@ -11,7 +11,7 @@ from ..schema import flag
 # The first update is not counted: it compiles, allocates and warms up.
 UPDATES = 4
 SHORT = 60  # seconds of a run about which nothing is said
-LONG = 24 * 3600  # seconds above which a hint is given
+LONG = 4 * 3600  # seconds above which a hint is given
 SMALLER = ("max_updates", "dim", "depth", "batch_size", "block_len")
 
 
@@ -42,4 +42,4 @@ def in_words(seconds: float, options: TrainOptions) -> str | None:
     if seconds < LONG:
         return text
     *others, last = (f"{flag(name)} {getattr(options, name)}" for name in SMALLER)
-    return f"{text}; for a shorter run choose less than {', '.join(others)} or {last}, or a larger machine"
+    return f"{text}; for a shorter run choose less than {', '.join(others)} or {last}, or a larger machine; --preset demo takes minutes"
