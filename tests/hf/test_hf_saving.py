@@ -106,8 +106,29 @@ def test_what_is_missing_starts_as_in_a_new_model(tmp_path: Path) -> None:
     again = FeedbackTransformerForCausalLM.from_pretrained(None, config=model.config, state_dict=kept)
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]) == (name in kept) or "norm" in name, name
-    assert again.model.decoder.stack.layers[1].feedforward.to_out.bias.abs().max() < 0.2
+    layer = again.model.decoder.stack.layers[1]
+    assert torch.equal(layer.attention.norm.weight, torch.ones(8, dtype=torch.float64))
+    assert torch.equal(layer.feedforward.norm.bias, torch.zeros(8, dtype=torch.float64))
+    assert layer.feedforward.to_out.bias.abs().max() < 32**-0.5 / 2  # the authors divide by 2 where L is 2
     assert torch.isfinite(again(X).logits).all()
+
+
+def test_a_missing_mix_and_table_start_as_in_a_new_model() -> None:
+    model = make_model(4, position="relative")
+    kept = {name: t for name, t in model.state_dict().items() if "layer_weight" not in name and "position" not in name}
+    again = FeedbackTransformerForCausalLM.from_pretrained(None, config=model.config, state_dict=kept)
+    assert torch.equal(again.model.decoder.stack.layer_weight, torch.ones(3, dtype=torch.float64))
+    missing = [t for name, t in again.state_dict().items() if "position" in name]
+    assert missing
+    assert all(torch.isfinite(t).all() and t.abs().max() > 0.1 for t in missing)
+
+
+def test_two_new_models_differ() -> None:
+    config = make_model(4).config
+    a, b = (FeedbackTransformerForCausalLM(config) for _ in range(2))
+    same = [n for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True) if torch.equal(p, q)]
+    assert all("norm" in name or "layer_weight" in name for name in same)
+    assert not any("_fresh_decoder" in vars(module) for model in (a, b) for module in model.modules())
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])

@@ -20,6 +20,9 @@ from .configuration import FeedbackTransformerConfig
 from .from_run import config_and_weights, is_run, open_text_run
 from .reading import read_whole
 
+# The name under which a model that is being made holds a decoder to start parameters from.
+_FRESH = "_fresh_decoder"
+
 
 class FeedbackTransformerPreTrainedModel(PreTrainedModel):
     """What the classes share: how weights are made and loaded."""
@@ -48,8 +51,12 @@ class FeedbackTransformerPreTrainedModel(PreTrainedModel):
             )
         if is_run(pretrained_model_name_or_path):
             config, weights = config_and_weights(open_text_run(str(pretrained_model_name_or_path)))
-            return super().from_pretrained(None, *model_args, config=config, state_dict=weights, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            kwargs |= {"config": config, "state_dict": weights}
+            pretrained_model_name_or_path = None
+        found = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        for model in (found[0] if isinstance(found, tuple) else found).modules():
+            model.__dict__.pop(_FRESH, None)
+        return found
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
@@ -57,15 +64,30 @@ class FeedbackTransformerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Starts what was not loaded as a new model does. `transformers` calls it from the inside out, and marks what
-        was loaded."""
+        """Starts the module's own parameters that were not loaded as in a new model. `transformers` calls it for each
+        module, and marks what was loaded."""
+        for decoder in self.modules():
+            if isinstance(decoder, FeedbackDecoder):
+                for name, part in decoder.named_modules():
+                    if part is module:
+                        _copy_missing(module, self._new_decoder(decoder).get_submodule(name))
+                        return
         if isinstance(module, nn.Linear | nn.Embedding):
             module.reset_parameters()
-        elif isinstance(module, FeedbackDecoder):
-            fresh = FeedbackDecoder(**module.config.to_dict())
-            for parameter, start in zip(module.parameters(), fresh.parameters(), strict=True):
-                if not getattr(parameter, "_is_hf_initialized", False):
-                    parameter.copy_(start)
+
+    def _new_decoder(self, like: FeedbackDecoder) -> FeedbackDecoder:
+        """A decoder as it starts, the same for all modules of one model. It is no submodule."""
+        fresh: FeedbackDecoder | None = self.__dict__.get(_FRESH)
+        if fresh is None:
+            fresh = self.__dict__[_FRESH] = FeedbackDecoder(**like.config.to_dict())
+        return fresh
+
+
+def _copy_missing(module: nn.Module, start: nn.Module) -> None:
+    """Copies the module's own parameters that were not loaded from another one."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if not getattr(parameter, "_is_hf_initialized", False):
+            parameter.copy_(start.get_parameter(name))
 
 
 class FeedbackTransformerModel(FeedbackTransformerPreTrainedModel):
@@ -81,6 +103,7 @@ class FeedbackTransformerModel(FeedbackTransformerPreTrainedModel):
         self.token_emb = nn.Embedding(config.vocab_size, hyperparameters.dim)
         self.decoder = FeedbackDecoder(**hyperparameters.to_dict() | {"num_tokens": None})
         self.post_init()
+        self.__dict__.pop(_FRESH, None)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -160,6 +183,7 @@ class FeedbackTransformerForCausalLM(FeedbackTransformerPreTrainedModel, Generat
         self.model = FeedbackTransformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
+        self.__dict__.pop(_FRESH, None)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(

@@ -42,4 +42,5 @@ def in_words(seconds: float, options: TrainOptions) -> str | None:
     if seconds < LONG:
         return text
     *others, last = (f"{flag(name)} {getattr(options, name)}" for name in SMALLER)
-    return f"{text}; for a shorter run choose less than {', '.join(others)} or {last}, or a larger machine; --preset demo takes minutes"
+    smaller = f"{', '.join(others)} or {last}"
+    return f"{text}; for a shorter run choose less than {smaller}, or a larger machine; --preset demo takes minutes"
