@@ -47,9 +47,9 @@ def browser() -> Iterator[Browser]:
             assert driver.stdout is not None
             port = next(found[1] for line in driver.stdout if (found := re.search(r"on port (\d+)\.", line)))
             options = {"binary": CHROMIUM, "args": ARGUMENTS}
-            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             server = f"http://127.0.0.1:{port}/session"
-            session = f"{server}/{send(server, {'capabilities': {'alwaysMatch': wanted}})['sessionId']}"
+            session = f"{server}/{send(server, {'capabilities': {'alwaysMatch': capabilities}})['sessionId']}"
             try:
                 yield Browser(session)
             finally:

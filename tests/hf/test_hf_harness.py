@@ -32,8 +32,8 @@ def _where_the_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def log_likelihood(model: FeedbackTransformer, before: str, text: str) -> float:
     """Of the bytes of a text behind others, in nats. The last byte is read too, so that none before it is a last one,
     which would have no local key where it begins a segment."""
-    given, wanted = before.encode(), text.encode()
-    tokens = torch.tensor([list(given + wanted)])
+    given, target = before.encode(), text.encode()
+    tokens = torch.tensor([list(given + target)])
     log_probabilities = model(tokens)[:, :-1].log_softmax(-1)
     of_each = log_probabilities.gather(2, tokens[:, 1:, None])[0, len(given) - 1 :]
     return of_each.sum().item()
