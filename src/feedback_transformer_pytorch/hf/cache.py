@@ -104,15 +104,16 @@ class FeedbackCache(Cache):
         return torch.cat([self._read(decoder, x[:, p], None if mask is None else mask[:, p]) for p in parts], dim=1)
 
     def _read(self, decoder: FeedbackDecoder, x: Tensor, mask: Tensor | None) -> Tensor:
-        self._length += x.shape[1]
         if self._recording:
             self._record(x, mask)
         elif mask is None and self._walk is None:
             self._walk = TokenWalk.start(decoder, x, self._progress)
         if self._walk is not None:
             self._progress = Progress()
-            return self._walk.read(x)
-        states, self._progress = read_on(decoder, x, self._progress, mask)
+            states = self._walk.read(x)
+        else:
+            states, self._progress = read_on(decoder, x, self._progress, mask)
+        self._length += x.shape[1]
         return states
 
     def _end_walk(self) -> None:
@@ -128,7 +129,7 @@ class FeedbackCache(Cache):
         if self._pieces and self._pieces[-1].x.shape[1] < PIECE:
             self._pieces[-1] = self._pieces[-1].extended(x, mask)
         else:
-            self._pieces.append(_Piece(self._length - x.shape[1], self._progress, x, mask))
+            self._pieces.append(_Piece(self._length, self._progress, x, mask))
         while len(self._pieces) > 1 and self._pieces[1].start <= self._pieces[-1].end - RECORDED:
             del self._pieces[0]
 
