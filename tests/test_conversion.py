@@ -100,8 +100,8 @@ def test_load_state_dict_of_0_0_11_hints_at_from_reference(reference: Any) -> No
 def test_what_is_no_state_dict_of_0_0_11_is_refused(reference: Any) -> None:
     theirs, ours = pair(reference, seq_len=2, mem_len=4)
     state = theirs.state_dict()
-    with pytest.raises(InputError, match=r"'decoder\.\S+' is not a parameter of .* 0\.0\.11"):
-        from_reference(ours.decoder.state_dict(prefix="decoder."), seq_len=2, mem_len=4, heads=2)
+    with pytest.raises(InputError, match=r"'stack\.\S+' is not a parameter of .* 0\.0\.11"):
+        from_reference(ours.decoder.state_dict(), seq_len=2, mem_len=4, heads=2)
     with pytest.raises(InputError, match="heads is 4, .* heads=2"):
         from_reference(state, seq_len=2, mem_len=4, heads=4)
     with pytest.raises(InputError, match="not whole: .*to_q"):

@@ -7,7 +7,7 @@ import pytest
 
 from feedback_transformer_pytorch import files
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.files import append_line, write_atomically
+from feedback_transformer_pytorch.files import append_line, check_can_be_made, write_atomically
 
 
 def fail_with(code: int) -> Callable[..., None]:
@@ -68,3 +68,13 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_itself(tmp_path: Path, monke
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == "whole\n"
+
+
+def test_a_folder_that_cannot_be_made_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_can_be_made(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/run cannot be made, because .*file is a file; choose another place"):
+        check_can_be_made(tmp_path / "file" / "run")
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="b cannot be written: .* is not writable; choose another place"):
+        check_can_be_made(tmp_path / "a" / "b")

@@ -232,7 +232,7 @@ KEYS = torch.zeros(2, 3, 8)
         (X[:, :0], {}, "x is torch.int64 (2, 0)"),
         (X[0], {}, "x is torch.int64 (5,)"),
         (X.float(), {}, "x is torch.float32 (2, 5); it must be whole numbers"),
-        (X.tolist(), {}, "x is a list; it must be a tensor of whole numbers (batch >= 1, time >= 1)"),
+        (X.tolist(), {}, "x is of type list; it must be a tensor of whole numbers (batch >= 1, time >= 1)"),
         (
             X,
             {"memory": (KEYS[:1], KEYS[:1])},

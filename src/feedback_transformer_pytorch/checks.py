@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,11 +28,11 @@ def check_context(
     else:
         _check_context(x, context, config.context_dim)
     batch, count = (context.keys[0] if isinstance(context, ContextKeysValues) else context).shape[:2]
-    if mask is not None and (mask.shape != (batch, count) or mask.dtype != torch.bool):
-        raise InputError(f"context_mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {(batch, count)}")
+    check_flags("context_mask", mask, (batch, count))
 
 
 def _check_context(x: Tensor, context: Tensor, width: int) -> None:
+    check_kind("context", context, Tensor, f"a tensor (batch, N >= 1, {width})")
     if context.ndim != 3 or (context.shape[0], context.shape[2]) != (x.shape[0], width) or not context.shape[1]:
         raise InputError(f"context is {tuple(context.shape)}; it must be (batch={x.shape[0]}, N >= 1, {width})")
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -57,8 +58,7 @@ def _check_projected(x: Tensor, context: ContextKeysValues) -> None:
 
 def check_tokens(x: Tensor, num_tokens: int) -> None:
     """Raises InputError unless x is (B, T) whole numbers in [0, V), neither B nor T zero."""
-    if not isinstance(x, Tensor):
-        raise InputError(f"x is a {type(x).__name__}; it must be a tensor of whole numbers (batch >= 1, time >= 1)")
+    check_kind("x", x, Tensor, "a tensor of whole numbers (batch >= 1, time >= 1)")
     if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool:
         raise InputError(f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1)")
     if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -66,6 +66,21 @@ def check_tokens(x: Tensor, num_tokens: int) -> None:
     low, high = (int(end) for end in torch.aminmax(x))
     if low < 0 or high >= num_tokens:
         raise InputError(f"x holds token {low if low < 0 else high}; tokens must be in [0, num_tokens={num_tokens})")
+
+
+def check_flags(name: str, flags: Tensor | None, shape: Sequence[int]) -> None:
+    """Raises InputError unless the argument is None or a tensor of truth values of this shape."""
+    if flags is None:
+        return
+    check_kind(name, flags, Tensor, f"a tensor, torch.bool {tuple(shape)}")
+    if flags.shape != tuple(shape) or flags.dtype != torch.bool:
+        raise InputError(f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(shape)}")
+
+
+def check_kind(name: str, value: object, kind: type, wanted: str) -> None:
+    """Raises InputError unless the argument is an instance of `kind`, which the message calls `wanted`."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} is of type {type(value).__name__}; it must be {wanted}")
 
 
 def check_count(name: str, value: int, least: int) -> None:

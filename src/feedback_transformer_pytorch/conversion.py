@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .baselines import AuthorsTransformer
+from .checks import check_kind
 from .config import FeedbackConfig
 from .errors import InputError
 from .model import FeedbackTransformer
@@ -42,7 +44,10 @@ def rename_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue  # the same tensor as shared_kv_proj
         pattern = next((p for p in _REFERENCE_NAMES if re.fullmatch(p, bare)), None)
         if pattern is None:
-            raise InputError(f"{name!r} is not a parameter of feedback-transformer-pytorch 0.0.11")
+            raise InputError(
+                f"{name!r} is not a parameter of feedback-transformer-pytorch 0.0.11; if a program put a prefix before "
+                "all names (such as 'module.'), take it off"
+            )
         renamed[re.sub(pattern, _REFERENCE_NAMES[pattern], bare)] = tensor
     return renamed
 
@@ -62,6 +67,12 @@ def from_reference(
     Raises:
         InputError: the state dict is not one of 0.0.11, or does not fit the arguments.
     """
+    _check_state_dict(state_dict)
+    if "decoder.stack.layer_weight" in state_dict:
+        raise InputError(
+            "the state dict is of this package's own model, not of 0.0.11; build the model and load it with "
+            "model.load_state_dict(state_dict)"
+        )
     renamed = rename_reference(state_dict)
     try:
         num_tokens, dim = renamed["token_emb.weight"].shape
@@ -89,6 +100,20 @@ def from_reference(
     except RuntimeError as error:
         raise InputError(f"the state dict is not whole: {' '.join(str(error).split())}") from None
     return model
+
+
+def _check_state_dict(given: Mapping[str, Any]) -> None:
+    """Raises InputError unless it is a mapping of names to tensors."""
+    check_kind(
+        "state_dict", given, Mapping, "a mapping of names to tensors, as torch.load(..., weights_only=True) gives"
+    )
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            raise InputError(
+                f"the state dict holds another dict, {name!r}; give the one with the parameters, such as "
+                f"checkpoint[{name!r}]"
+            )
+        check_kind(f"state_dict[{name!r}]", value, Tensor, "a tensor")
 
 
 # What the paper authors' code calls a parameter that only changes its name.
@@ -172,6 +197,8 @@ def from_official(
     Raises:
         InputError: the state dict is not one of these models, or does not fit the hyper-parameters.
     """
+    _check_state_dict(state_dict)
+    check_kind("hyperparameters", hyperparameters, Mapping, "a mapping of their command line's names to strings")
     config = official_config(hyperparameters)
     feedback = hyperparameters["feedback"] == "True"
     model = (FeedbackTransformer if feedback else AuthorsTransformer).from_config(config)

@@ -43,6 +43,15 @@ def check_vacant(folder: Path) -> None:
         raise InputError(f"{folder} exists and is no empty directory; choose another place, or delete it")
 
 
+def check_can_be_made(folder: Path) -> None:
+    """Raises InputError if a folder surely cannot be made or written: its parent is a file, or not ours to write."""
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{folder} cannot be made, because {nearest} is a file; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: {nearest} is not writable; choose another place")
+
+
 def begin_directory(path: Path) -> None:
     """Makes a new directory to fill, `beside(path)`, which `finish_directory` turns into `path`.
 

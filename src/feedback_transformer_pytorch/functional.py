@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from .checks import check_kind
 from .config import FeedbackConfig
 from .errors import InputError
 from .memory import AnyMemory
@@ -79,12 +80,16 @@ def walk(
         InputError: a parameter is missing, unknown or of another shape than the configuration says, or a shape, type or
             device of an input does not fit.
     """
+    check_kind("x", x, Tensor, "a tensor (batch, time >= 1, dim)")
+    check_kind("parameters", parameters, Mapping, "a mapping: dict(decoder.stack.named_parameters())")
+    check_kind("config", config, FeedbackConfig, "a FeedbackConfig, as decoder.config is one")
     recurrence = _recurrence(config, training)
     expected = dict(recurrence.named_parameters())
     given = {f"stack.{name}": parameter for name, parameter in parameters.items()}
     for name, tensor in expected.items():
         if name not in given:
             raise InputError(f"parameters has no {name[6:]!r}; this configuration has one {tuple(tensor.shape)}")
+        check_kind(f"parameters[{name[6:]!r}]", given[name], Tensor, f"a tensor {tuple(tensor.shape)}")
         if given[name].shape != tensor.shape:
             raise InputError(
                 f"parameters[{name[6:]!r}] is {tuple(given[name].shape)}; it must be {tuple(tensor.shape)} with this "

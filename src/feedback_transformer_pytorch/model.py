@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from .checks import check_context, check_tokens
+from .checks import check_context, check_flags, check_kind, check_tokens
 from .config import FeedbackConfig, parameters
 from .details import Details
 from .errors import InputError
@@ -129,10 +129,12 @@ class FeedbackDecoder(nn.Module):
         Raises:
             InputError: a shape, type or device does not fit.
         """
+        check_kind("x", x, Tensor, f"a tensor (batch, time >= 1, dim={self.config.dim})")
         if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != self.config.dim or not x.is_floating_point():
             raise InputError(
                 f"x is {x.dtype} {tuple(x.shape)}; it must be floating point (batch, time >= 1, dim={self.config.dim})"
             )
+        self._check_type(x)
         check_context(x, context, context_mask, self.config)
         past = self.start(memory, x)
         alignment = None
@@ -155,6 +157,13 @@ class FeedbackDecoder(nn.Module):
             slots = past.tensors[0].shape[1]
             return Details.of(states, left if return_memory else None, walked, slots, alignment)
         return (states, left) if return_memory else states
+
+    def _check_type(self, x: Tensor) -> None:
+        if torch.is_autocast_enabled(x.device.type) or any(p.dtype == x.dtype for p in self.stack.parameters()):
+            return
+        raise InputError(
+            f"x is {x.dtype}, and the model's parameters are {next(self.stack.parameters()).dtype}; give both the same"
+        )
 
     def _walk(self, request: WalkRequest) -> Walked:
         if self._implementation == "stepwise":
@@ -219,11 +228,8 @@ class FeedbackDecoder(nn.Module):
         return newest_of_rows(stored, ends, lengths, blank, config.mem_len)
 
     def _align(self, x: Tensor, past: AnyMemory, mask: Tensor | None, reset: Tensor | None) -> Alignment:
-        for name, flags in (("mask", mask), ("reset", reset)):
-            if flags is not None and (flags.shape != x.shape[:2] or flags.dtype != torch.bool):
-                raise InputError(
-                    f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(x.shape[:2])}"
-                )
+        check_flags("mask", mask, x.shape[:2])
+        check_flags("reset", reset, x.shape[:2])
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if reset is None:
@@ -336,7 +342,12 @@ class FeedbackTransformer(nn.Module):
     def from_config(
         cls, config: FeedbackConfig, *, implementation: Implementation = "auto", recompute: bool = False
     ) -> Self:
-        """A freshly initialised model with these hyper-parameters."""
+        """A freshly initialised model with these hyper-parameters.
+
+        Raises:
+            InputError: it is no configuration of a model with a vocabulary.
+        """
+        check_kind("config", config, FeedbackConfig, "a FeedbackConfig; FeedbackConfig.from_dict makes one of a dict")
         return cls(**config.to_dict(), implementation=implementation, recompute=recompute)
 
     def span_loss(self) -> Tensor:
@@ -435,6 +446,7 @@ class FeedbackTransformer(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.load_state_dict`; a state dict of version 0.0.11 is refused with a hint."""
+        check_kind("state_dict", state_dict, Mapping, "a mapping of names to tensors, as model.state_dict() gives")
         if "shared_kv_proj.weight" in state_dict:
             raise InputError(
                 "this state dict is of feedback-transformer-pytorch 0.0.11; load it with "

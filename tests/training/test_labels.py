@@ -269,7 +269,7 @@ def test_text_is_read_in_rows_that_follow_what_is_before_them(options: TrainOpti
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "s99"}, "s99"),
+        ({"task": "s99"}, "--task: group is 's99'; the number after s must be 2 to 5"),
         ({"task": "z2", "files": ["a.txt"]}, "--task is 'z2', which needs no data, but files is"),
         ({"labelled": "stream"}, "--labelled is 'stream' without files"),
         ({"task": "z2", "tokenizer": "t.json"}, "--tokenizer is given, but it is for text"),

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..memory import AnyMemory
 from ..recurrence import select_rows
 from .prompts import Prompt, Prompts
-from .reader import Model, Reader
+from .reader import Model, Reader, check_model
 from .stopping import Stopping
 
 
@@ -68,6 +68,7 @@ def beam_search(
     Raises:
         InputError: a value is out of range, or a prompt does not fit.
     """
+    check_model(model)
     stopping, prompts = Stopping(stop, end_of_text), Prompts.of(prompt, prompt_mask)
     for name, value in (("max_new_tokens", max_new_tokens), ("beams", beams)):
         check_count(name, value, 1)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..baselines import HiddenMemory
-from ..checks import check_count
+from ..checks import check_count, check_kind
 from ..errors import InputError
 from ..memory import AnyMemory
 from .prompts import Prompt, Prompts
-from .reader import Model, ReaderState
+from .reader import Model, ReaderState, check_model
 from .rows import RowsReader
 from .sampling import Generators, Sampling
 from .stopping import Stopping
@@ -168,10 +168,12 @@ def generate(
     Raises:
         InputError: a value is out of range, or a prompt is missing or does not fit.
     """
+    check_model(model)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     stopping = Stopping(stop, end_of_text)
     check_count("max_new_tokens", max_new_tokens, 0)
     if state is not None:
+        check_kind("state", state, ContinuationState, "the attribute `state` of what `generate` returned")
         if memory is not None:
             raise InputError("memory is given with a state, which has one; leave out one of them")
         state = state if prompt is None else _with_prompt(state, Prompts.of(prompt, prompt_mask))
@@ -222,5 +224,7 @@ def _seen(prompts: Prompts, num_tokens: int) -> Tensor:
 
 
 def _check_generators(generator: Generators, rows: int) -> None:
+    for given in generator if isinstance(generator, Sequence) else () if generator is None else (generator,):
+        check_kind("generator", given, torch.Generator, "a torch.Generator, or a list with one for each row")
     if isinstance(generator, Sequence) and len(generator) != rows:
         raise InputError(f"generator has {len(generator)} random generators for {rows} rows; give one for each, or one")

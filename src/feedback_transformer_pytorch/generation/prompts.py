@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..checks import check_flags
 from ..errors import InputError
 
 Prompt: TypeAlias = Tensor | Sequence[Tensor]
@@ -41,10 +42,7 @@ class Prompts(NamedTuple):
                 raise InputError(f"prompt is {tuple(prompt.shape)}; it must be (batch >= 1, n >= 1), or a list of rows")
             if mask is None:
                 return cls(prompt, torch.full((len(prompt),), prompt.shape[1], device=prompt.device))
-            if mask.shape != prompt.shape or mask.dtype != torch.bool:
-                raise InputError(
-                    f"prompt_mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {tuple(prompt.shape)}"
-                )
+            check_flags("prompt_mask", mask, prompt.shape)
             rows = [row[real] for row, real in zip(prompt, mask, strict=True)]
         else:
             if not isinstance(prompt, Sequence) or not all(isinstance(row, Tensor) for row in prompt):

@@ -25,6 +25,15 @@ READ_AT_ONCE = 256
 Model: TypeAlias = FeedbackTransformer | ParallelTransformer | TransformerXL
 
 
+def check_model(model: object) -> None:
+    """Raises InputError unless the model reads tokens, as those of `Model` and modules around them do."""
+    if not hasattr(model, "token_emb"):
+        raise InputError(
+            f"model is of type {type(model).__name__}; it must be a model that reads tokens: a FeedbackTransformer, "
+            "ParallelTransformer or TransformerXL"
+        )
+
+
 @dataclass(frozen=True)
 class ReaderState:
     """What a reader has read, of constant size; another reader goes on from it exactly.

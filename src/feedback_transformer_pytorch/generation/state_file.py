@@ -19,12 +19,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..baselines import HiddenMemory
+from ..checks import check_kind
 from ..digest import digest
 from ..errors import InputError
 from ..files import write_atomically
 from ..memory import Memory, StateMemory
 from .continuation import ContinuationState
-from .reader import Model, ReaderState
+from .reader import Model, ReaderState, check_model
 
 FORMAT, VERSION = "feedback-transformer generation state", "1"
 _MEMORIES: dict[str, Any] = {cls.__name__: cls for cls in (Memory, StateMemory, HiddenMemory)}
@@ -41,8 +42,10 @@ def save_state(path: str | Path, state: ContinuationState, model: Model) -> None
     """Writes a state of `model` to a file, atomically.
 
     Raises:
-        InputError: it cannot be written; what was there before is unchanged.
+        InputError: it is no state, or cannot be written; what was there before is unchanged.
     """
+    check_kind("state", state, ContinuationState, "the attribute `state` of what `generate` returned")
+    check_model(model)
     tensors = {"unread": state.unread, "seen": state.seen, "lengths": state.lengths, "random": state.random}
     partial = torch.zeros_like(state.lengths)
     for number, (rows, reader) in enumerate(state.readers):
@@ -68,6 +71,7 @@ def load_state(path: str | Path, model: Model) -> ContinuationState:
     Raises:
         InputError: the file cannot be read, is damaged or no such state, or belongs to another model.
     """
+    check_model(model)
     tensors, metadata = _read(Path(path))
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is not a state of a generated text; give a file that was saved as one")

@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from ..model import FeedbackTransformer
 from ..recurrence import round_linears, rounded_weights_reason
-from .reader import Model
+from .reader import Model, check_model
 
 Weights = Literal["float32", "bfloat16", "int8"]
 Rounded = TypeVar("Rounded", bound=Model)
@@ -32,8 +32,9 @@ def round_weights(model: Rounded, weights: Weights) -> Rounded:
         UserWarning: the kernel does not read this model. The function is the same, but not faster.
 
     Raises:
-        InputError: there are no such weights.
+        InputError: there are no such weights, or the model is no language model.
     """
+    check_model(model)
     if weights not in get_args(Weights):
         raise InputError(f"weights is {weights!r}; it must be one of {get_args(Weights)}")
     copied = copy.deepcopy(model)

@@ -291,7 +291,7 @@ class TrainOptions(Options):
 
     def _check_data(self) -> None:
         if self.task is not None:
-            find_task(self.task)
+            _check_task(self.task)
             for name, given in (("files", self.files), ("--heldout", self.heldout), ("--labelled", self.labelled)):
                 if given:
                     raise InputError(f"--task is {self.task!r}, which needs no data, but {name} is {given!r}; give one")
@@ -323,6 +323,13 @@ class TrainOptions(Options):
             raise InputError(
                 f"--first-block-len is {self.first_block_len}; it must be at most --block-len {self.block_len}"
             )
+
+
+def _check_task(name: str) -> None:
+    try:
+        find_task(name)
+    except InputError as error:
+        raise InputError(f"--task: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,6 +370,8 @@ class EvalOptions(Options):
         super().__post_init__()
         if self.files and self.task is not None:
             raise InputError(f"--task is {self.task!r}, and files are given too ({' '.join(self.files)}); give one")
+        if self.task is not None:
+            _check_task(self.task)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,17 @@ from safetensors.torch import load, save
 from ...data import Tokenizer, Vocabulary, load_tokenizer
 from ...digest import digest
 from ...errors import InputError, MissingExtraError
-from ...files import PART, append_line, remove_parts, sync, sync_directory, truncate_synced, write_atomically, writing
+from ...files import (
+    PART,
+    append_line,
+    check_can_be_made,
+    remove_parts,
+    sync,
+    sync_directory,
+    truncate_synced,
+    write_atomically,
+    writing,
+)
 from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
 from ..models.window import with_mem_len
@@ -287,7 +297,8 @@ def find(options: TrainOptions) -> Run | None:
     """The run in `options.out` that is to be resumed; None if a new run can be created there.
 
     Raises:
-        InputError: `options.out` holds a run with other options, or other files; or `resume` is set without a run.
+        InputError: `options.out` holds a run with other options, or other files, or surely cannot be written; or
+            `resume` is set without a run.
     """
     path = Path(options.out)
     if (path / "config.yaml").exists():
@@ -308,6 +319,7 @@ def find(options: TrainOptions) -> Run | None:
     begun = {"config.yaml" + PART, numbering, numbering + PART}  # left by a crash in `Run.create`
     if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
         raise InputError(f"{path} is not empty and does not hold a run; choose another --out")
+    check_can_be_made(path)
     return None
 
 
