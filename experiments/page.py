@@ -20,13 +20,15 @@ from rows import rows, settings, tables
 HERE = Path(__file__).parent
 HEAD = """# Experiments
 
-These tables show what feedback memory brings and what it costs. `make experiments` runs every row that has no result
-yet. You can stop it at any time and start it again. `python experiments/run.py TABLE` or `TABLE/ROW` runs a part. Each
-row is a YAML file. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
+These tables show the gains and the costs of feedback memory. `make experiments` runs every row that has no result yet.
+You can stop it at any time and start it again. `make experiments TABLE=controls` runs one table and
+`make experiments TABLE=controls/copy-feedback` one row. A table is a folder beside this page, and a row is a YAML file in
+it. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
 Each model is trained with the best of two or three learning rates: the one with the lowest validation loss on the first
-seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are seconds of one
-core. The accuracy at a length T is the accuracy at the positions from 3T/4 to T.
+seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are those of one core.
+The Transformers are computed by torch operations, Feedback by the compiled kernel, so a small Feedback model can take less
+time than a Transformer. The accuracy at a length T is the accuracy at the positions from 3T/4 to T.
 """
 
 
@@ -58,7 +60,7 @@ def made() -> dict[Path, bytes]:
         section += [part for title, results in groups for part in written(title, results, columns(shared, results))]
         missing = [row.name for row in of_table if row.found() is None]
         if missing:
-            section.append(f"Not run yet: {', '.join(missing)}.")
+            section.append(f"Rows without a result yet: {', '.join(missing)}.")
         machines = dict.fromkeys(result.machine for _, results in groups for result in results)
         section.append(f"Measured on {'; '.join(machines)}.")
         sections.append("\n\n".join(section) + "\n")

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
+import logging
 import os
 import re
 import sys
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end the program
+    _show_log()
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
@@ -62,6 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
         return USER_ERROR
+
+
+def _show_log() -> None:
+    """Shows on standard error what the package logs, from INFO on: for instance that there is no C++ compiler."""
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
 
 
 def train(options: TrainOptions) -> int:
