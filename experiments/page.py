@@ -21,14 +21,14 @@ HERE = Path(__file__).parent
 HEAD = """# Experiments
 
 These tables show the gains and the costs of feedback memory. `make experiments` runs every row that has no result yet.
-You can stop it at any time and start it again. `make experiments TABLE=controls` runs one table and
-`make experiments TABLE=controls/copy-feedback` one row. A table is a folder beside this page, and a row is a YAML file in
-it. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
+You can stop it at any time and start it again. `make experiments TABLE=controls` runs one table and `make experiments
+TABLE=controls/copy-feedback` one row. A table is a folder beside this page, and a row is a YAML file in it. `python
+experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
 Each model is trained with the best of two or three learning rates: the one with the lowest validation loss on the first
-seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are those of one core.
-The Transformers are computed by torch operations, Feedback by the compiled kernel, so a small Feedback model can take less
-time than a Transformer. The accuracy at a length T is the accuracy at the positions from 3T/4 to T.
+seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are those of one
+core. The Transformers are computed by torch operations, Feedback by the compiled kernel, so a small Feedback model can
+take less time than a Transformer. The accuracy at a length T is the accuracy at the positions from 3T/4 to T.
 """
 
 
