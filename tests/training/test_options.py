@@ -54,7 +54,7 @@ from feedback_transformer_pytorch.training.updates.trainer import Trainer
         ("feedforward_dim", 0, "--feedforward-dim is 0; it must be at least 1"),
         ("span_init", 1.5, "--span-init is 1.5; it must be at least 0 and at most 1"),
         ("span_loss", -1.0, "--span-loss is -1.0; it must be at least 0"),
-        ("seq_len", 3, "--block-len is 128; it must be a multiple of --seq-len 3"),
+        ("seq_len", 3, "--block-len is 64; it must be a multiple of --seq-len 3"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: object, message: str) -> None:
