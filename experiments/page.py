@@ -28,7 +28,8 @@ experiments/page.py` makes this page and the plots from the JSON files in `resul
 Each model is trained with the best of two or three learning rates: the one with the lowest validation loss on the first
 seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are those of one
 core. The Transformers are computed by torch operations, Feedback by the compiled kernel, so a small Feedback model can
-take less time than a Transformer. The accuracy at a length T is the accuracy at the positions from 3T/4 to T.
+take less time than a Transformer. The accuracy at a length T is the accuracy at the positions from 3T/4 to T. "Last
+position with at least 90 %" is the last position up to which every position has an accuracy of at least 90 %.
 """
 
 
