@@ -84,12 +84,12 @@ def memory() -> str:
     peaks, tokens = read("memory-shapes-cpu"), read("generation-shapes-cpu")
     rows = [
         [
-            "peak memory of an update at b, MiB",
+            "peak RAM of an update, shape b, MiB",
             *(f"{result(peaks, 'b', who)['peak_mib']:,.0f}" for who in ("fused", "reference", "parallel")),
         ],
         *(
             [
-                f"a generated token at {shape}'s model, ms",
+                f"a generated token, model of shape {shape}, ms",
                 *(f"{result(tokens, shape, who)['median_ms']:.1f}" for who in ("fused", "reference")),
                 NONE,
             ]
