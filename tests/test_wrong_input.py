@@ -74,7 +74,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_message_says_what_was_given_and_what_is_wanted(name: str) -> None:
+def test_the_message_says_what_was_given_and_what_is_expected(name: str) -> None:
     call, message = CALLS[name]
     with pytest.raises(package.InputError, match=re.escape(message)):
         call()

@@ -77,10 +77,10 @@ def check_flags(name: str, flags: Tensor | None, shape: Sequence[int]) -> None:
         raise InputError(f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(shape)}")
 
 
-def check_kind(name: str, value: object, kind: type, wanted: str) -> None:
-    """Raises InputError unless the argument is an instance of `kind`, which the message calls `wanted`."""
+def check_kind(name: str, value: object, kind: type, expected: str) -> None:
+    """Raises InputError unless the argument is an instance of `kind`, which the message calls `expected`."""
     if not isinstance(value, kind):
-        raise InputError(f"{name} is of type {type(value).__name__}; it must be {wanted}")
+        raise InputError(f"{name} is of type {type(value).__name__}; it must be {expected}")
 
 
 def check_count(name: str, value: int, least: int) -> None:
