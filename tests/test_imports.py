@@ -158,6 +158,7 @@ ORDER: dict[str, list[str]] = {
         "export",
         "harness",
     ],
+    "training/options": ["presets", "task", "train", "tokenizer", "trained"],
     "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "mastery", "trainer"],
     "training/evaluation": ["reading", "text_bits", "label_counts", "xz", "validation"],
