@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -42,6 +43,15 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     trees = re.findall(r"```\{toctree\}\n(.*?)```", (SITE / "index.md").read_text(encoding="utf-8"), re.DOTALL)
     pages = {page.stem for page in SITE.glob("*.md")} - {"index"}
     assert pages == set(re.findall(r"^([\w.-]+)$", "".join(trees), re.MULTILINE))
+
+
+def test_the_quick_start_has_every_extra() -> None:
+    (table,) = re.findall(
+        r"\| extra \| adds \|\n\| --- \| --- \|\n((?:\|.*\n)+)", (SITE / "quick-start.md").read_text("utf-8")
+    )
+    named = [name for row in table.splitlines() for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
+    project = tomllib.loads((SITE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert sorted(named) == sorted(project["optional-dependencies"])
 
 
 class TestCommandOptions:
