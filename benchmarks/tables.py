@@ -21,6 +21,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "site" / "speed.md"
 NONE = "\N{EN DASH}"
 PRECISIONS = ("fp32", "bf16")
+LETTERS = {"B": "batch", "T": "time", "S": "seq_len", "M": "mem_len", "L": "depth", "D": "dim", "V": "num_tokens"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,12 +53,12 @@ def with_tables(text: str, tables: dict[str, Callable[[], str]]) -> str:
 def speed() -> str:
     """Forward and backward: the speed over that of 0.0.11, the time over that of the parallel Transformer."""
     reports = [read(f"speed-shapes-cpu-{precision}") for precision in PRECISIONS]
-    head = ["shape", *(f"{p}: {what}" for p in PRECISIONS for what in ("speed over 0.0.11", "time over parallel"))]
+    head = ["", *LETTERS, *(f"{p}: {what}" for p in PRECISIONS for what in ("speed over 0.0.11", "time over parallel"))]
     rows = []
     for name, shape in reports[0]["shapes"].items():
         found = [result(report, name, "fused")["forward_backward"] for report in reports]
         figures = [f(row) for row in found for f in (speed_over_reference, time_over_parallel)]
-        rows.append([described(shape), *figures])
+        rows.append([name, *(f"{shape[field]:,}" for field in LETTERS.values()), *figures])
     return markdown(head, rows)
 
 
@@ -124,14 +125,6 @@ def result(report: dict[str, Any], shape: str, contestant: str) -> dict[str, Any
 
 def seconds(report: dict[str, Any], shape: str, contestant: str) -> float:
     return float(result(report, shape, contestant)["forward_backward"]["median_s"])
-
-
-def described(shape: dict[str, Any]) -> str:
-    """A shape by its letters, without segments of one token and vocabularies of bytes."""
-    letters = {"B": "batch", "T": "time", "S": "seq_len", "M": "mem_len", "L": "depth", "D": "dim", "V": "num_tokens"}
-    usual = {"S": 1, "V": 256}
-    shown = {letter: shape[field] for letter, field in letters.items() if shape[field] != usual.get(letter)}
-    return f"{shape['name']}: {', '.join(f'{letter} {value:,}' for letter, value in shown.items())}"
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
