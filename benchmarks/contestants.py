@@ -9,7 +9,7 @@ from torch import nn
 
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.baselines import ParallelTransformer, TransformerXL
-from feedback_transformer_pytorch.model import Implementation
+from feedback_transformer_pytorch.decoder import Implementation
 from reference import load_reference
 from shapes import Shape
 

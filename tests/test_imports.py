@@ -26,6 +26,7 @@ ORDER: dict[str, list[str]] = {
         "checks",
         "recurrence",
         "details",
+        "decoder",
         "model",
         "functional",
         "baselines",

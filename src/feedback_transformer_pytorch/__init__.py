@@ -4,6 +4,7 @@ from .baselines import TransformerXL as TransformerXL
 from .config import FeedbackConfig as FeedbackConfig
 from .conversion import from_official as from_official
 from .conversion import from_reference as from_reference
+from .decoder import FeedbackDecoder as FeedbackDecoder
 from .details import Details as Details
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
@@ -14,5 +15,4 @@ from .generation import load_state as load_state
 from .generation import round_weights as round_weights
 from .generation import save_state as save_state
 from .memory import Memory as Memory
-from .model import FeedbackDecoder as FeedbackDecoder
 from .model import FeedbackTransformer as FeedbackTransformer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from .activation import ACTIVATIONS
 from .errors import InputError
@@ -20,6 +20,8 @@ MemoryStart = Literal["empty", "zeros"]
 Carry = Literal["keys", "state", "normed_state"]
 Stored = Literal["mix", "top"]
 Initialisation = Literal["torch", "authors"]
+
+_Class = TypeVar("_Class", bound=type)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +225,20 @@ def _is_dropout(value: object) -> bool:
 def parameters(config: type) -> dict[str, inspect.Parameter]:
     """What the constructor of a configuration takes, by name."""
     return dict(inspect.signature(config).parameters)
+
+
+def takes_hyperparameters(*, needs_tokens: bool) -> Callable[[_Class], _Class]:
+    """A decorator: gives a model's class the signature of its options and of all hyper-parameters, for help and for
+    editors. A model that does not need tokens has no `num_tokens`."""
+
+    def decorate(cls: _Class) -> _Class:
+        own = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        known = [p for p in parameters(FeedbackConfig).values() if p.name != "num_tokens" or needs_tokens]
+        known = [p.replace(default=p.empty) if p.name == "num_tokens" else p for p in known]
+        cls.__signature__ = inspect.Signature([*known, *own])  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
 
 
 def reject_unknown(names: set[str], config: type) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .checks import check_kind
 from .config import FeedbackConfig
+from .decoder import FeedbackDecoder
 from .errors import InputError
 from .memory import AnyMemory
-from .model import FeedbackDecoder
 from .recurrence import Walked, WalkRequest, walk_as_operator, without_numbers
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(FeedbackConfig))

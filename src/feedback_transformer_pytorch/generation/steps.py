@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..decoder import FeedbackDecoder
 from ..layers import ContextKeysValues
 from ..memory import Memory
-from ..model import FeedbackDecoder
 from ..recurrence import Incremental, WalkRequest, computes_like, is_called_plainly
 
 

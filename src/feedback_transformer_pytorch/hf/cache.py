@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from ..decoder import FeedbackDecoder
 from ..errors import InputError
-from ..model import FeedbackDecoder
 from .reading import Progress, join_masks, read_on, select_rows
 from .token_walk import TokenWalk
 

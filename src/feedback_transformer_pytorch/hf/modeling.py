@@ -13,8 +13,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple
 
 from ..checks import check_tokens
+from ..decoder import FeedbackDecoder
 from ..errors import InputError
-from ..model import FeedbackDecoder
 from .cache import FeedbackCache
 from .configuration import FeedbackTransformerConfig
 from .from_run import config_and_weights, is_run, open_text_run

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..decoder import FeedbackDecoder
 from ..memory import AnyMemory
-from ..model import FeedbackDecoder
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..decoder import FeedbackDecoder
 from ..generation.steps import is_plain_decoder, start_walk, walk_segments
-from ..model import FeedbackDecoder
 from ..recurrence import Incremental, adapter_settings, is_called_plainly
 from .reading import Progress, select_rows
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from ...config import Initialisation, KeyValues, MemoryNorm, MemoryStart, NormPlacement, Stored
 from ...data import stages
+from ...decoder import Implementation
 from ...errors import InputError
-from ...model import Implementation
 from ...tasks import SequenceTask, find_task, task_names
 from ..schema import OptionInfo, Options, flag
 from .presets import preset_summaries
