@@ -46,8 +46,14 @@ release-check: .venv/ready  ## what a release needs besides `test`: the wheel, t
 soak: .venv/ready  ## what takes too long for every day: 100 kills, 3,000 updates, 40 MB of text
 	$(RUN)pytest -m slow
 
-bench: .venv/ready
-	$(RUN)python benchmarks/speed.py
+SPEED = benchmarks/speed.py --contestants reference fused fused-relative parallel --repeats 5 --skip-tests
+SPEED_JSON = benchmarks/results/speed-shapes-cpu
+
+bench: .venv/ready  ## the table of speed in the README, from an idle machine
+	$(RUN)python $(SPEED) --precision fp32 --out $(SPEED_JSON)-fp32.json
+	$(RUN)python $(SPEED) --precision bf16 --out $(SPEED_JSON)-bf16.json
+	$(RUN)python benchmarks/tables.py
+	$(RUN)python benchmarks/plots.py
 
 experiments: .venv/ready  ## runs what has no results yet, for hours; it may be stopped and goes on; TABLE= or TABLE/ROW
 	$(RUN)python experiments/run.py $(TABLE)

@@ -30,7 +30,7 @@ made of the states of all layers. The state of a generation has a constant size.
 ## Use
 
 ```
-pip install 'feedback-transformer-pytorch[hf]'
+pip install 'feedback-transformer-pytorch[hf]>=0.1'
 ```
 
 ```python

@@ -23,7 +23,7 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "this model needs a package that cannot be imported: pip install 'feedback-transformer-pytorch[hf]'"
+        "this model needs a package that cannot be imported: pip install 'feedback-transformer-pytorch[hf]>=0.1'"
     ) from error
 '''
 

@@ -162,7 +162,7 @@ class Meter:
         self._tokens, self._seconds = state["tokens"], state["seconds"]
         self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
         self._losses, self._grad_norms = list(state["losses"]), list(state["grad_norms"])
-        self._metrics = list(state.get("metrics", []))  # checkpoints of version 0.1.0 have none
+        self._metrics = list(state.get("metrics", []))  # old checkpoints have none
         self._interval_updates = state["interval_updates"]
         self._interval_tokens, self._interval_seconds = state["interval_tokens"], state["interval_seconds"]
         self.resume()
