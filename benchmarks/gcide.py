@@ -62,7 +62,11 @@ def arguments() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, text: Path, name: str, model: Any, updates: int) -> dict[str, Any]:
-    """Trains; returns how fast and how well."""
+    """Trains; returns how fast and how well.
+
+    Raises:
+        SystemExit: a signal ended training.
+    """
     options = TrainOptions(
         files=[str(text)],
         out=str(args.work / name),
@@ -73,7 +77,9 @@ def run(args: argparse.Namespace, text: Path, name: str, model: Any, updates: in
         checkpoint_minutes=None,
         **SIZE,
     )
-    train(options)
+    outcome = train(options)
+    if outcome.stopped_by is not None:
+        raise SystemExit(f"stopped by {outcome.stopped_by.name} after update {outcome.update}")
     records = Run.open(options.out).metrics()
     trained = [record for record in records if record["kind"] == "train"]
     validated = [record for record in records if record["kind"] == "validation"]

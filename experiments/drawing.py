@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ from figures import LONGEST, Result, accuracy_at, better_test
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))  # of an architecture's rows
 
 Groups = Sequence[tuple[str, Sequence[Result]]]  # a title and its rows
 
@@ -89,23 +90,24 @@ DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "curve
 
 
 def digest(groups: Groups) -> str:
-    """SHA-256 of this program and of the labels and results of the groups, in hexadecimal."""
+    """SHA-256 of the programs that draw, and of the labels and results of the groups, in hexadecimal."""
     shown = [(title, [(result.row.label, result.found) for result in results]) for title, results in groups]
-    return hashlib.sha256((Path(__file__).read_text() + json.dumps(shown, sort_keys=True)).encode()).hexdigest()
+    programs = [Path(__file__).with_name(name).read_text() for name in ("drawing.py", "figures.py")]
+    return hashlib.sha256("".join([*programs, json.dumps(shown, sort_keys=True)]).encode()).hexdigest()
 
 
 def _panels(figure: Figure, count: int) -> Iterable[Axes]:
     return figure.subplots(1, count, squeeze=False, sharey=True)[0]
 
 
-def _styles(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+def _styles(results: Sequence[Result]) -> list[tuple[str, str, Any]]:
     """Colour and marker of the architecture; a dash for each row that it has."""
     seen: dict[str, int] = {}
     found = []
     for result in results:
         name = next((name for name in STYLES if result.row.label.startswith(name)), "Feedback")
         colour, marker = STYLES[name]
-        found.append((colour, marker, DASHES[seen.get(name, 0) % len(DASHES)]))
+        found.append((colour, marker, DASHES[seen.get(name, 0)]))
         seen[name] = seen.get(name, 0) + 1
     return found
 

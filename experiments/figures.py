@@ -3,7 +3,8 @@
 A column is a mapping in table.yaml: its `name`, the `format` of its numbers, and what it shows:
   parameters, seconds, updates, tokens, block_len or ms (milliseconds an update): of the run
   validation: the metric at the end of training
-  at, with a `length` T: the accuracy at positions from 3T/4 to T, of the test named T or else of the longest one
+  at, with a `length` T: the accuracy at the last quarter of the positions up to T, of the test named T or else of the
+    one named 512
   reach: the last position up to which accuracy is REACHED at every position
   any other name, with a `test`: that figure of the test
 A row with several windows has tests of the same length; the better one counts, the one that is more often right.
@@ -39,10 +40,9 @@ class Result:
         return self.found["runs"]
 
     @property
-    def machine(self) -> str:
-        """Where it was measured."""
-        environment = self.found["environment"]
-        return f"{environment['cpu']}, torch {environment['torch']}"
+    def machines(self) -> list[str]:
+        """Where its runs were measured."""
+        return [f"{run['environment']['cpu']}, torch {run['environment']['torch']}" for run in self.runs]
 
 
 def cell(column: Column, result: Result) -> str:
@@ -79,7 +79,7 @@ def better_test(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def accuracy_at(by_position: Sequence[float | None], length: int) -> float | None:
-    """The mean accuracy at positions from 3T/4 to T, counted from 1."""
+    """The mean accuracy at the last quarter of the positions up to T."""
     shares = [share for share in by_position[3 * length // 4 : length] if share is not None]
     return sum(shares) / len(shares) if shares else None
 
@@ -91,12 +91,14 @@ def reach(by_position: Sequence[float | None]) -> int:
 
 
 def spread(values: Sequence[float | None], form: str) -> str:
-    """The median, and the lowest and the highest value in brackets if they are not the same in print."""
+    """The median, and the lowest and the highest value in brackets if they are not the same in print; and how many of
+    the runs have a value, if not all."""
     known = [found for found in values if found is not None]
     if not known:
         return "-"
     low, middle, high = (formatted(found, form) for found in (min(known), median(known), max(known)))
-    return middle if low == high else f"{middle} ({low} to {high})"
+    text = middle if low == high else f"{middle} ({low} to {high})"
+    return text if len(known) == len(values) else f"{text} in {len(known)} of {len(values)}"
 
 
 def formatted(found: float, form: str) -> str:

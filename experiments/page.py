@@ -15,21 +15,23 @@ from typing import Any
 
 from drawing import DRAWINGS
 from figures import Result, cell, value
-from rows import rows, settings, tables
+from rows import rows, shared, tables
 
 HERE = Path(__file__).parent
 HEAD = """# Experiments
 
 These tables show the gains and the costs of feedback memory. `make experiments` runs every row that has no result yet.
 You can stop it at any time and start it again. `make experiments TABLE=controls` runs one table and `make experiments
-TABLE=controls/copy-feedback` one row. A table is a folder beside this page, and a row is a YAML file in it. `python
+TABLE=controls/copy-feedback` one row. Each table has a folder next to this page, with a YAML file for each row. `python
 experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
 Each model is trained with the best of two or three learning rates: the one with the lowest validation loss on the first
-seed. A cell gives the median of the seeds, with the lowest and the highest value in brackets. Times are those of one
-core. The Transformers are computed by torch operations, Feedback by the compiled kernel, so a small Feedback model can
-take less time than a Transformer. The accuracy at a length T is the accuracy at the positions from 3T/4 to T. "Last
-position with at least 90 %" is the last position up to which every position has an accuracy of at least 90 %.
+seed. Each cell gives the median over the seeds, with the lowest and the highest value in brackets. Times are processor
+times on one core, of a whole run with its validations. Torch operations compute the Transformers, and a compiled kernel
+most Feedback models, so that a small one can take less time than a Transformer. The table of speed in the main README
+compares other shapes, with another position, on two cores. The accuracy at a length T is that of the last quarter of
+the positions up to T. "Last position with at least 90 %" is the last position up to which every position has an
+accuracy of at least 90 %.
 """
 
 
@@ -50,19 +52,19 @@ def made() -> dict[Path, bytes]:
     """The content of every file that this program writes."""
     sections, files = [HEAD], {}
     for table in tables():
-        shared, of_table = settings(table), rows(table)
-        groups = grouped(shared, [Result(row, found) for row in of_table if (found := row.found()) is not None])
+        of_table, found = shared(table), {row.name: (row, row.found()) for row in rows(table)}
+        groups = grouped(of_table, [Result(row, results) for row, results in found.values() if results is not None])
         if not groups:
             continue
-        section = [f"## {shared['title']}", shared["text"].strip(), f"Budget: {shared['budget']}."]
-        if "plot" in shared:
-            files[HERE / "plots" / f"{table}.svg"] = DRAWINGS[shared["plot"]](groups)
-            section.append(f"![{shared['title']}](plots/{table}.svg)")
-        section += [part for title, results in groups for part in written(title, results, columns(shared, results))]
-        missing = [row.name for row in of_table if row.found() is None]
+        section = [f"## {of_table['title']}", of_table["text"].strip(), f"Budget: {of_table['budget']}."]
+        if "plot" in of_table:
+            files[HERE / "plots" / f"{table}.svg"] = DRAWINGS[of_table["plot"]](groups)
+            section.append(f"![{of_table['title']}](plots/{table}.svg)")
+        section += [part for title, results in groups for part in written(title, results, columns(of_table, results))]
+        missing = [name for name, (_, results) in found.items() if results is None]
         if missing:
             section.append(f"Rows without a result yet: {', '.join(missing)}.")
-        machines = dict.fromkeys(result.machine for _, results in groups for result in results)
+        machines = dict.fromkeys(m for _, results in groups for result in results for m in result.machines)
         section.append(f"Measured on {'; '.join(machines)}.")
         sections.append("\n\n".join(section) + "\n")
     return {HERE / "README.md": "\n".join(sections).encode(), **files}
@@ -79,17 +81,17 @@ def is_current(path: Path, content: bytes) -> bool:
     return found is not None and expected is not None and found[1] == expected[1]
 
 
-def grouped(shared: dict[str, Any], results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+def grouped(of_table: dict[str, Any], results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """The results of each group, under its title, in the order of the table's file."""
-    titles = {name: group["title"] for name, group in shared.get("groups", {"": {"title": ""}}).items()}
+    titles = {name: group["title"] for name, group in of_table.get("groups", {"": {"title": ""}}).items()}
     found = [(title, [result for result in results if result.row.group == name]) for name, title in titles.items()]
     return [(title, of_group) for title, of_group in found if of_group]
 
 
-def columns(shared: dict[str, Any], results: Sequence[Result]) -> list[dict[str, Any]]:
+def columns(of_table: dict[str, Any], results: Sequence[Result]) -> list[dict[str, Any]]:
     """The columns of a group in which some row has a figure."""
     group = results[0].row.group
-    of_group = [column for column in shared["columns"] if group in column.get("groups", [group])]
+    of_group = [column for column in of_table["columns"] if group in column.get("groups", [group])]
     return [c for c in of_group if any(value(c, run) is not None for result in results for run in result.runs)]
 
 

@@ -50,7 +50,7 @@ class Row:
     @property
     def settings(self) -> dict[str, Any]:
         """All that its results depend on."""
-        return {"options": self.options, "seeds": self.seeds, "lr": self.lr, "test": self.test}
+        return {"options": self._all_options(), "seeds": self.seeds, "lr": self.lr, "test": self.test}
 
     def found(self) -> dict[str, Any] | None:
         """Its results; None if it has not been run with these settings."""
@@ -60,41 +60,53 @@ class Row:
         return found if found["settings"] == self.settings else None
 
     def run_options(self, lr: float, seed: int, runs: Path) -> TrainOptions:
-        """The options of one run. Its directory changes with the row's options and tests."""
-        content = json.dumps([self.options, self.test], sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-        out = runs / self.table / f"{self.name}-{digest}" / f"lr-{lr:g}-seed-{seed}"
+        """The options of one run. Its directory changes with the row's options."""
+        out = runs / self.table / f"{self.name}-{digest(self._all_options())}" / f"lr-{lr:g}-seed-{seed}"
         return TrainOptions.from_dict({**self.options, "lr": lr, "seed": seed, "out": str(out)})
+
+    def _all_options(self) -> dict[str, Any]:
+        """The options of `train`, the defaults included, but those that differ between the runs of the row."""
+        whole = TrainOptions.from_dict({**self.options, "out": "RUN"}).to_dict()
+        return {name: value for name, value in whole.items() if name not in ("lr", "seed", "out")}
+
+
+def digest(content: Any) -> str:
+    """Eight hexadecimal digits that stand for what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def tables() -> list[str]:
     """The tables, by the names of their folders, in the order of the page."""
-    return sorted((path.parent.name for path in HERE.glob(f"*/{TABLE}")), key=lambda table: settings(table)["order"])
+    return sorted((path.parent.name for path in HERE.glob(f"*/{TABLE}")), key=lambda table: shared(table)["order"])
 
 
-def settings(table: str) -> dict[str, Any]:
+def shared(table: str) -> dict[str, Any]:
     """What the table's file says: title, text and budget for people, and defaults of the rows."""
     return _read(HERE / table / TABLE)
 
 
 def rows(table: str) -> list[Row]:
     """The rows of a table, in the order of their files' names."""
-    shared = settings(table)
-    return [_row(table, shared, path) for path in sorted((HERE / table).glob("*.yaml")) if path.name != TABLE]
+    return [_row(table, shared(table), path) for path in sorted((HERE / table).glob("*.yaml")) if path.name != TABLE]
 
 
-def _row(table: str, shared: dict[str, Any], path: Path) -> Row:
+def _row(table: str, of_table: dict[str, Any], path: Path) -> Row:
     own = _read(path)
     unknown = own.keys() - FIELDS
     if unknown:
         raise ValueError(f"{path} has {sorted(unknown)[0]!r}; a row has {', '.join(sorted(FIELDS))}")
+    groups = of_table.get("groups", {"": {}})
     group = own.get("group", "")
-    of_group = shared.get("groups", {}).get(group, {})
-    merged = {name: own.get(name, of_group.get(name, shared.get(name))) for name in ("seeds", "lr", "test")}
-    options = {**shared.get("options", {}), **of_group.get("options", {}), **own.get("options", {})}
+    if group not in groups:
+        raise ValueError(f"{path} has the group {group!r}; the groups of its table are {', '.join(groups)}")
+    merged = {name: own.get(name, groups[group].get(name, of_table.get(name))) for name in ("seeds", "lr", "test")}
+    missing = [name for name, found in {**merged, "label": own.get("label")}.items() if found is None]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]!r}, and neither has its group or table; give it in one of them")
+    options = {**of_table.get("options", {}), **groups[group].get("options", {}), **own.get("options", {})}
     return Row(table=table, name=path.stem, label=own["label"], group=group, options=options, **merged)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return found

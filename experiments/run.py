@@ -16,16 +16,20 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.errors import DivergedError
+from feedback_transformer_pytorch.files import write_atomically
+from feedback_transformer_pytorch.training.interrupt import Stopped
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run
@@ -34,14 +38,10 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "benchmarks"))
 
 from environment import describe  # noqa: E402
-from rows import Row, rows, tables  # noqa: E402
+from rows import Row, digest, rows, tables  # noqa: E402
 from testing import measure  # noqa: E402
 
 RUNS = HERE / "runs"
-
-
-class Stopped(Exception):  # noqa: N818 (the user's request, not an error)
-    """A signal ended a run."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,19 +52,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     todo = [row for row in chosen(options.names) if row.found() is None]
     print(f"{len(todo)} rows to run", flush=True)
-    if options.jobs == 1:
-        for row in todo:
-            run_row(row, options.runs)
-        return
-    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
-        waiting = [pool.apply_async(run_row, (row, options.runs), error_callback=partial(report, row)) for row in todo]
-        for result in waiting:
-            result.get()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed = run_side_by_side(todo, options.jobs, options.runs)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
-def report(row: Row, error: BaseException) -> None:
-    """Says at once that a row failed; the others go on."""
-    print(f"{row.table}/{row.name}: failed with {error!r}", flush=True)
+def run_side_by_side(
+    todo: Sequence[Row], jobs: int, runs: Path, alone: Callable[[Row, Path], None] | None = None
+) -> list[str]:
+    """Runs each row in a process of its own, at most `jobs` at a time. Returns the names of those that failed.
+
+    After KeyboardInterrupt, every run saves a checkpoint and stops.
+
+    Args:
+        alone: what a process does; `run_alone` by default.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting, failed = list(todo), []
+    running: dict[int, tuple[Row, SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                row = waiting.pop(0)
+                process = context.Process(target=alone or run_alone, args=(row, runs))
+                process.start()
+                running[process.sentinel] = row, process
+            for sentinel in wait(list(running)):
+                row, process = running.pop(sentinel)  # type: ignore[index]
+                process.join()
+                if process.exitcode:
+                    failed.append(f"{row.table}/{row.name}")
+    except KeyboardInterrupt:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+        sys.exit(130)
+    return failed
+
+
+def run_alone(row: Row, runs: Path) -> None:
+    """Runs a row in a process that gets no signals of the terminal or of the group, but only those of its parent."""
+    os.setpgrp()
+    torch.set_num_threads(1)
+    with contextlib.suppress(Stopped):
+        run_row(row, runs)
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
@@ -75,71 +108,94 @@ def chosen(names: Sequence[str]) -> list[Row]:
         matching = [row for row in rows(table) if row_name in ("", row.name)] if table in tables() else []
         if not matching:
             raise SystemExit(f"there is no {name!r}; the tables are {', '.join(tables())}")
-        found += matching
+        found += [row for row in matching if row not in found]
     return found
 
 
 def run_row(row: Row, runs: Path) -> None:
-    """Trains and tests all runs of a row, and writes its results."""
-    torch.set_num_threads(1)
+    """Trains all runs of a row, tests those of the chosen learning rate, and writes its results."""
     first = row.seeds[0]
-    trained = {lr: run_once(row, lr, first, runs) for lr in row.lr}
-    losses = {lr: found["validation_loss"] for lr, found in trained.items()}
+    losses = {lr: trained(row, lr, first, runs)["validation_loss"] for lr in row.lr}
     best = min(losses, key=lambda lr: math.inf if losses[lr] is None else losses[lr])
-    found = [trained[best], *(run_once(row, best, seed, runs) for seed in row.seeds[1:])]
+    found = [tested(row, best, seed, runs) for seed in row.seeds]
     result = {
-        "label": row.label,
-        "group": row.group,
         "settings": row.settings,
         "lr": best,
         "losses_by_lr": {f"{lr:g}": loss for lr, loss in losses.items()},
         "runs": found,
-        "environment": describe("cpu"),
     }
     row.result.parent.mkdir(parents=True, exist_ok=True)
-    row.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_atomically(row.result, (json.dumps(result, indent=1) + "\n").encode())
     print(f"{row.table}/{row.name}: done with lr {best:g}", flush=True)
 
 
-def run_once(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
-    """One run: trained, resumed or only read. A run that diverges has no loss."""
+def trained(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
+    """What the training of a run found: trained, resumed or only read. A run that diverges has no loss."""
     options = row.run_options(lr, seed, runs)
     out = Path(options.out)
     finished = out / "result.json"
     if finished.exists():
-        found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return found
+        return read(finished)
     out.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"seed": seed, "lr": lr}
-    with (out.parent / f"{out.name}.log").open("a") as log, contextlib.redirect_stdout(log):
+    with log_of(out):
         try:
             seconds = train_timed(options)
-            result |= figures(Run.open(out), seconds, row.test)
-        except InputError as error:
-            if "diverged" not in str(error):
-                raise
-            result |= {"validation_loss": None, "curve": [], "test": {}, "diverged": str(error)}
-    finished.write_text(json.dumps(result) + "\n", encoding="utf-8")
+            result |= outcome(Run.open(out), seconds)
+        except DivergedError as error:
+            result |= {"validation_loss": None, "curve": [], "diverged": str(error)}
+    result["environment"] = describe("cpu")
+    write_atomically(finished, (json.dumps(result) + "\n").encode())
     return result
 
 
+def tested(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
+    """What the training of a run and its tests found."""
+    found = trained(row, lr, seed, runs)
+    if "diverged" in found:
+        return {**found, "test": {}}
+    out = Path(row.run_options(lr, seed, runs).out)
+    finished = out / f"test-{digest(row.test)}.json"
+    if not finished.exists():
+        with log_of(out):
+            measured = measure(str(out), row.test)
+        write_atomically(finished, (json.dumps(measured) + "\n").encode())
+    return {**found, "test": read(finished)}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+@contextlib.contextmanager
+def log_of(out: Path) -> Iterator[None]:
+    """What is printed goes to a file beside the run."""
+    with (out.parent / f"{out.name}.log").open("a") as log, contextlib.redirect_stdout(log):
+        yield
+
+
 def train_timed(options: TrainOptions) -> float:
-    """Trains a run to its end; returns the seconds that one core computed for it, also before it was interrupted."""
+    """Trains a run to its end; returns the seconds of processor time that this took, validations and start included.
+
+    The time before a stop counts. What is lost when the process is killed does not, and is computed again.
+    """
     out = Path(options.out)
     path = out.parent / f"{out.name}.seconds"
     before = float(path.read_text()) if path.exists() else 0.0
     began = time.process_time()
     try:
-        outcome = train(options)
+        done = train(options)
     finally:
         path.write_text(str(before + time.process_time() - began))
-    if outcome.stopped_by is not None:
-        raise Stopped
+    if done.stopped_by is not None:
+        raise Stopped(done.stopped_by)
     return float(path.read_text())
 
 
-def figures(run: Run, seconds: float, test: dict[str, Any]) -> dict[str, Any]:
-    """What a trained run found. Times on its curves are scaled to `seconds`, those of one core."""
+def outcome(run: Run, seconds: float) -> dict[str, Any]:
+    """What a trained run found. Times on its curves are scaled to `seconds` of processor time."""
     records = run.metrics()
     validations = [record for record in records if record["kind"] == "validation"]
     intervals = [record for record in records if record["kind"] == "train"]
@@ -154,7 +210,6 @@ def figures(run: Run, seconds: float, test: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "validation_loss": loss if math.isfinite(loss) else None,
         "curve": curve(validations, run.metric.name, scale),
-        "test": measure(str(run.path), test),
     }
 
 

@@ -1,6 +1,9 @@
 """The experiments: every row can be run, and the page says what the results say."""
 
+import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +89,52 @@ def test_a_page_that_is_not_up_to_date_fails(monkeypatch: pytest.MonkeyPatch, tm
 def test_names_choose_tables_and_rows() -> None:
     name = f"{ROWS[0].table}/{ROWS[0].name}"
     assert [row.name for row in run.chosen([name])] == [ROWS[0].name]
+    assert run.chosen([ROWS[0].table, name]) == run.chosen([ROWS[0].table])
     assert len(run.chosen([])) == len(ROWS)
     with pytest.raises(SystemExit, match="there is no 'x'"):
         run.chosen(["x"])
+
+
+def test_results_with_other_defaults_do_not_count(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ROWS[0]
+    row.result.parent.mkdir(parents=True)
+    row.result.write_text(json.dumps({"settings": row.settings}))
+    assert row.found() is not None
+    row.result.write_text(
+        json.dumps({"settings": {**row.settings, "options": {**row.settings["options"], "clip": 9.0}}})
+    )
+    assert row.found() is None
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{label: x, group: c}", "has the group 'c'; the groups of its table are a, b"),
+        ("{label: x, group: b}", "has no 'test'"),
+        ("{group: a}", "has no 'label'"),
+        ("", "has the group ''"),
+        ("{label: x, group: a, sed: 1}", "has 'sed'"),
+    ],
+)
+def test_a_mistake_in_a_row_is_named(row: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "HERE", tmp_path)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / rows.TABLE).write_text("{order: 1, seeds: [0], lr: [1], groups: {a: {test: {}}, b: {}}}")
+    (tmp_path / "t" / "one.yaml").write_text(row)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rows.rows("t")
+
+
+def fail_if_bad(row: rows.Row, runs: Path) -> None:
+    if row.name == "bad":
+        os._exit(9)  # as a process that the system kills
+    (runs / row.name).touch()
+
+
+def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    todo = [dataclasses.replace(ROWS[0], name=name) for name in ("bad", "good", "fine")]
+    assert run.run_side_by_side(todo, 2, tmp_path, fail_if_bad) == [f"{ROWS[0].table}/bad"]
+    assert {path.name for path in tmp_path.iterdir()} == {"good", "fine"}
 
 
 def test_accuracy_at_a_length_is_that_of_its_last_quarter() -> None:
@@ -106,4 +152,5 @@ def test_a_cell_gives_median_and_range() -> None:
     assert spread([0.5, 0.7, 0.6], "percent") == "60.0 (50.0 to 70.0)"
     assert spread([0.5], "percent") == "50.0"
     assert spread([None], "bits") == "-"
+    assert spread([0.5, None, 0.7], "percent") == "60.0 (50.0 to 70.0) in 2 of 3"
     assert spread([123456.0, 123456.0], "number") == "123,456"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import DivergedError, InputError
 from ..files import write_atomically
 from .datasets.dataset import Dataset
 from .datasets.labelled import labelled_dataset
@@ -46,7 +46,8 @@ def train(options: TrainOptions) -> Outcome:
     call it; the first one writes and reports.
 
     Raises:
-        InputError: the text, an option or the directory cannot be used, a checkpoint is damaged, or training diverged.
+        InputError: the text, an option or the directory cannot be used, or a checkpoint is damaged.
+        DivergedError: training diverged.
         MissingExtraError: an option needs a package that is not installed.
     """
     check_installed(options)
@@ -199,7 +200,7 @@ class _Loop:
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved
             good = f"the last checkpoint is {self.run.checkpoints.folder(saved)}" if saved else "there is no checkpoint"
-            raise InputError(
+            raise DivergedError(
                 f"training diverged: the loss or the gradient was not finite at {self.meter.skipped_in_row} updates in "
                 f"a row, the last one {step.update} (loss {step.loss}); {good}; "
                 "train a new run with a smaller --lr or more --warmup-updates"
