@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,24 @@ def test_a_stop_saves_the_weights_of_the_last_update(
         f"to resume: feedback-transformer train --resume --out {options.out}",
         f"to use these weights: feedback-transformer generate {options.out}",
     ]
+
+
+@pytest.mark.parametrize("moment", ["measure", "sample"])
+def test_the_time_of_a_validation_that_was_stopped_is_not_training(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    clock, original, late = time.perf_counter, getattr(TextValidation, moment), 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal late
+        late += 1000
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late)
+    monkeypatch.setattr(TextValidation, moment, interrupted)
+    assert train(options) == Outcome(4, signal.SIGTERM)
+    assert Run.open(options.out).checkpoints.load(4).state["meter"]["seconds"] < 1000
 
 
 @pytest.mark.parametrize("model", ["feedback", "transformer-xl"])

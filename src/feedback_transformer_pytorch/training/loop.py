@@ -230,9 +230,12 @@ class _Loop:
         update, model = self.trainer.update, self.trainer.model
         # With several processes, no single one may stop, because the others would wait for it.
         check = self.stop.check if self.processes.count == 1 else _continue
-        with self.trainer.autocast():
-            measured = self.dataset.validation.measure(model, check)
-            sample = self.dataset.validation.sample(model, update, check)
+        try:
+            with self.trainer.autocast():
+                measured = self.dataset.validation.measure(model, check)
+                sample = self.dataset.validation.sample(model, update, check)
+        finally:
+            self.meter.resume()  # a stop saves the meter's state
         self._save_weights()
         record = {"update": update, **self.meter.so_far(), **measured}
         self.processes.main_rank_first(
