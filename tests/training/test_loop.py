@@ -14,6 +14,7 @@ from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
+from feedback_transformer_pytorch.training.saving.lock import locked
 from feedback_transformer_pytorch.training.saving.run import Run
 from feedback_transformer_pytorch.training.updates.trainer import Step
 
@@ -69,6 +70,7 @@ def test_a_run_leaves_everything_behind(options: TrainOptions, capsys: pytest.Ca
         ("validation", 6),
     ]
     assert sorted(file.name for file in run.path.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "curves.png",
@@ -242,6 +244,21 @@ def test_a_run_that_is_done_says_so_and_stays_as_it_is(
     assert train(options) == Outcome(6, None)
     assert f"{options.out} is done (6 updates); choose another --out for a new run" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in Path(options.out).rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_another_process_trains_is_left_alone(options: TrainOptions, resumed: bool) -> None:
+    if resumed:
+        train(options)
+    part = Path(options.out) / "model.safetensors.part"
+    with locked(part.parent):
+        if resumed:
+            part.write_bytes(b"half")
+        before = {path: path.read_bytes() for path in part.parent.rglob("*") if path.is_file()}
+        with pytest.raises(InputError, match="run is being trained by another process"):
+            train(options)
+        assert {path: path.read_bytes() for path in part.parent.rglob("*") if path.is_file()} == before
+    assert train(options) == Outcome(6, None)
 
 
 def test_another_text_is_refused_when_a_run_goes_on(options: TrainOptions) -> None:

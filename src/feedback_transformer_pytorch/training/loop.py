@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from .reporting.plots import curves_png
 from .reporting.progress import TrainingProgress
 from .reporting.trackers import Trackers, check_installed
 from .saving.checkpoint import Checkpoint
+from .saving.lock import locked
 from .saving.run import Run, find
 from .saving.saver import Saver, newest
 from .updates.trainer import Trainer
@@ -46,7 +49,8 @@ def train(options: TrainOptions) -> Outcome:
     call it; the first one writes and reports.
 
     Raises:
-        InputError: the text, an option or the directory cannot be used, a checkpoint is damaged, or training diverged.
+        InputError: the text, an option or the directory cannot be used, another process trains there, a checkpoint is
+            damaged, or training diverged.
         MissingExtraError: an option needs a package that is not installed.
     """
     check_installed(options)
@@ -56,8 +60,18 @@ def train(options: TrainOptions) -> Outcome:
 
 def _train(options: TrainOptions, processes: Processes) -> Outcome:
     found = find(options)
-    checkpoint = None if found is None else newest(found)
-    with TrainingProgress(options, quiet=not processes.is_main) as progress:
+    with ExitStack() as lock, TrainingProgress(options, quiet=not processes.is_main) as progress:
+
+        def hold_lock() -> None:
+            lock.enter_context(locked(Path(options.out)))
+
+        def create() -> None:
+            hold_lock()
+            Run.create(options, dataset.tokens)
+
+        if found is not None:
+            processes.main_rank_first(hold_lock)
+        checkpoint = None if found is None else newest(found)
         dataset = _dataset(options, found, progress, processes)
         model = _model(options, dataset, fresh=checkpoint is None)
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -67,7 +81,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             f"{dataset.summary}; {size:,} parameters, on {processes.device}"
             + (f" x {processes.count}" if processes.count > 1 else "")
         )
-        processes.main_rank_first(lambda: Run.create(options, dataset.tokens) if found is None else found.clean())
+        processes.main_rank_first(create if found is None else found.clean)
         run = found or Run.open(options.out)
         saver = Saver(options, run, trainer, meter, dataset.curriculum, dataset.fingerprints, processes)
         reference = _begin(run, saver, checkpoint, dataset, progress, processes)
