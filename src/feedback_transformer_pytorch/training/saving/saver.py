@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from ...errors import InputError
 from ..earlier import completed
 from ..options import TrainOptions
@@ -17,8 +15,8 @@ from ..reporting.meter import Meter
 from ..schema import flag
 from ..updates.mastery import Mastery
 from ..updates.trainer import Trainer
-from .checkpoint import Checkpoint
-from .run import Run, fixed_options
+from .checkpoint import MODEL, Checkpoint
+from .run import Run, check_fit, fixed_options
 
 
 class Fingerprints(NamedTuple):
@@ -98,14 +96,16 @@ class Saver:
         folder = self._run.checkpoints.folder(update)
         try:
             self._check(folder, checkpoint.state)
+            config = self._run.path / "config.yaml"
+            check_fit(self._trainer.model.state_dict(), checkpoint.model, folder / MODEL, config)
             self._meter.restore(checkpoint.state["meter"])
             if self._curriculum is not None:
                 self._curriculum.restore(checkpoint.state["curriculum"])
             metrics = checkpoint.state["metrics"]
             self._trainer.restore(update, checkpoint.model, checkpoint.optimizer, checkpoint.streams)
-        except (InputError, torch.OutOfMemoryError):
+        except InputError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _foreign(folder, repr(error)) from error
         self._processes.main_rank_first(lambda: self._run.truncate_metrics(metrics, update))
         self._processes.main_rank_first(self._prune)  # a kill may have prevented this after the last save

@@ -207,13 +207,16 @@ class Trainer:
             streams_states: the result of `streams_state` in each of its processes, by the streams of the process.
 
         Raises:
-            ValueError, KeyError, RuntimeError: the state belongs to other options.
+            ValueError, KeyError: the state belongs to other options.
         """
         set_model_state_dict(self._wrapped, dict(weights), options=_FULL)
         if optimizer_state:
             full: Any = get_optimizer_state_dict(self._wrapped, self._optimizer, options=_FULL)
             for key, tensor in optimizer_state.items():
                 parameter, name = key.rsplit("/", 1)
+                expected = full["state"][parameter][name].shape
+                if tensor.shape != expected:
+                    raise ValueError(f"{key} is {tuple(tensor.shape)}, not {tuple(expected)}")
                 full["state"][parameter][name] = tensor
             set_optimizer_state_dict(self._wrapped, self._optimizer, full, options=_FULL)
         self.update = update
