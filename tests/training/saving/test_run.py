@@ -85,7 +85,7 @@ def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
 @pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b"3", b"\xff"])
 def test_a_damaged_line_of_metrics_is_named(run: Run, line: bytes) -> None:
     (run.path / "metrics.jsonl").write_bytes(b'{"kind": "xz"}\n' + line + b"\n")
-    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; fix the line or delete it"):
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; resume the run, which repairs the"):
         run.metrics()
 
 

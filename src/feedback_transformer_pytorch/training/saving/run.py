@@ -229,7 +229,8 @@ class Run:
                 record["kind"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(
-                    f"{self._metrics}, line {number} is damaged: {error!r}; fix the line or delete it"
+                    f"{self._metrics}, line {number} is damaged: {error!r}; resume the run, which repairs the end of "
+                    "the file, or restore it from a copy"
                 ) from error
             records.append(record)
         return records
