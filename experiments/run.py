@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.errors import DivergedError
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run
@@ -115,9 +115,7 @@ def run_once(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
         try:
             seconds = train_timed(options)
             result |= figures(Run.open(out), seconds, row.test)
-        except InputError as error:
-            if "diverged" not in str(error):
-                raise
+        except DivergedError as error:
             result |= {"validation_loss": None, "curve": [], "test": {}, "diverged": str(error)}
     finished.write_text(json.dumps(result) + "\n", encoding="utf-8")
     return result

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class DivergedError(InputError):
+    """Training diverged: too many updates in a row had a loss or a gradient that was not finite."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from feedback_transformer_pytorch.data import train_bpe
-from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.errors import DivergedError, InputError
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
 from feedback_transformer_pytorch.training.loop import Outcome, train
@@ -301,7 +301,7 @@ def test_too_many_skipped_updates_end_the_run(
     message = (
         f"not finite at 3 updates in a row, the last one 5 \\(loss nan\\); {good}; train a new run with a smaller --lr"
     )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(DivergedError, match=message):
         train(dataclasses.replace(options, max_skipped=2, eval_every=eval_every))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import DivergedError, InputError
 from ..files import write_atomically
 from .datasets.dataset import Dataset
 from .datasets.labelled import labelled_dataset
@@ -49,8 +49,9 @@ def train(options: TrainOptions) -> Outcome:
     call it; the first one writes and reports.
 
     Raises:
-        InputError: the text, an option or the directory cannot be used, another process trains there, a checkpoint is
-            damaged, or training diverged.
+        InputError: the text, an option or the directory cannot be used, another process trains there, or a checkpoint
+            is damaged.
+        DivergedError: more than `max_skipped` updates in a row were not finite.
         MissingExtraError: an option needs a package that is not installed.
     """
     check_installed(options)
@@ -213,7 +214,7 @@ class _Loop:
         if self.meter.skipped_in_row > self.options.max_skipped:
             saved = self.saver.saved
             good = f"the last checkpoint is {self.run.checkpoints.folder(saved)}" if saved else "there is no checkpoint"
-            raise InputError(
+            raise DivergedError(
                 f"training diverged: the loss or the gradient was not finite at {self.meter.skipped_in_row} updates in "
                 f"a row, the last one {step.update} (loss {step.loss}); {good}; "
                 "train a new run with a smaller --lr or more --warmup-updates"
