@@ -14,7 +14,7 @@ import torch
 from feedback_transformer_pytorch.data import GeneratedSequences
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.tasks import IGNORE, SequenceTask, find_task
-from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training import evaluate, loop
 from feedback_transformer_pytorch.training.datasets.labelled import (
     TEST_SEED,
     VALIDATION_SEED,
@@ -22,6 +22,7 @@ from feedback_transformer_pytorch.training.datasets.labelled import (
     sequences_of,
 )
 from feedback_transformer_pytorch.training.evaluate import evaluate_run
+from feedback_transformer_pytorch.training.evaluation.xz import XzError
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import EvalOptions, TrainOptions
@@ -241,6 +242,17 @@ def test_a_run_on_labels_has_no_text_to_write(parity: TrainOptions) -> None:
     train(parity)
     with pytest.raises(InputError, match="was trained on labels and has no tokenizer"):
         Run.open(parity.out).tokenizer()
+
+
+def test_a_text_is_evaluated_without_xz_if_that_fails(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: bytes) -> float:
+        raise XzError
+
+    monkeypatch.setattr(evaluate, "xz_bits_per_byte", fail)
+    train(options)
+    found = evaluate.evaluate_run(EvalOptions(run=options.out, files=options.files))
+    assert found.to_dict()["xz"] is None
+    assert str(found).endswith("(xz -9: failed, it needs 0.7 GB of memory)")
 
 
 def test_a_run_on_text_is_evaluated_on_text(options: TrainOptions) -> None:

@@ -12,6 +12,7 @@ from feedback_transformer_pytorch.data import train_bpe
 from feedback_transformer_pytorch.errors import DivergedError, InputError
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
+from feedback_transformer_pytorch.training.evaluation.xz import XzError, XzFigures
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
 from feedback_transformer_pytorch.training.saving.lock import locked
@@ -83,6 +84,18 @@ def test_a_run_leaves_everything_behind(options: TrainOptions, capsys: pytest.Ca
     assert "alone" in shown
     assert "after the training text" in shown
     assert "sample:" in shown
+
+
+def test_a_run_goes_on_without_the_figures_of_xz(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: TextValidation) -> XzFigures:
+        raise XzError("xz -9 ended with code -9")
+
+    monkeypatch.setattr(TextValidation, "reference", fail)
+    assert train(options) == Outcome(6, None)
+    assert "no figures of xz to compare with: xz -9 ended with code -9; it needs 0.7 GB" in capsys.readouterr().out
+    assert metrics(options.out, "xz") == []
 
 
 def test_a_line_of_metrics_says_how_far_training_is(options: TrainOptions) -> None:

@@ -19,7 +19,7 @@ from .datasets.labelled import TEST_SEED, joined, sequences_of
 from .evaluation.label_counts import LabelCounts, count_sequences, count_stream
 from .evaluation.text_bits import TextBits, text_bits
 from .evaluation.validation import ROWS, stream_lead
-from .evaluation.xz import xz_bits_per_byte
+from .evaluation.xz import XzError, xz_bits_per_byte
 from .models.architectures import LanguageModel, default_device
 from .options import EvalOptions
 from .reporting.plots import accuracy_png
@@ -43,16 +43,18 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True)
 class TextEvaluation:
-    """Bits per byte of the model and of `xz -9` on a text of `num_bytes` bytes, read in `rows` parts."""
+    """Bits per byte of the model and of `xz -9`, None if that failed, on a text of `num_bytes` bytes, read in `rows`
+    parts."""
 
     bits_per_byte: float
-    xz: float
+    xz: float | None
     num_bytes: int
     rows: int
 
     def __str__(self) -> str:
         parts = f", in {self.rows} parts" if self.rows > 1 else ""
-        return f"{self.bits_per_byte:.4f} bits/byte over {self.num_bytes:,} bytes{parts} (xz -9: {self.xz:.4f})"
+        xz = "failed, it needs 0.7 GB of memory" if self.xz is None else f"{self.xz:.4f}"
+        return f"{self.bits_per_byte:.4f} bits/byte over {self.num_bytes:,} bytes{parts} (xz -9: {xz})"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -124,8 +126,14 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
     lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(text.tokens), lead)
     found = _bits_of(run, model, tokenizer, text, rows, lead, _progress(report, len(text.tokens)))
-    xz = xz_bits_per_byte(tokenizer.decode_bytes(text.tokens))
-    return TextEvaluation(found.per_byte, xz, found.num_bytes, rows)
+    return TextEvaluation(found.per_byte, _xz(tokenizer.decode_bytes(text.tokens)), found.num_bytes, rows)
+
+
+def _xz(text: bytes) -> float | None:
+    try:
+        return xz_bits_per_byte(text)
+    except XzError:
+        return None
 
 
 def _bits_of(

@@ -15,7 +15,7 @@ from ..files import write_atomically
 from .datasets.dataset import Dataset
 from .datasets.labelled import labelled_dataset
 from .datasets.text import text_dataset
-from .evaluation.xz import XzFigures
+from .evaluation.xz import XzError, XzFigures
 from .interrupt import Stopped, StopRequest
 from .models.architectures import LanguageModel, build_model
 from .models.initialisation import start_from
@@ -136,7 +136,15 @@ def _begin(
                 return XzFigures(record["alone"], record["after_training"])
     elif processes.main_rank_first(run.drop_metrics):
         progress.say(f"{run.path} has no checkpoint: training starts from the beginning")
-    reference = processes.main_rank_first(dataset.validation.reference)
+
+    def measure_reference() -> XzFigures | None:
+        try:
+            return dataset.validation.reference()
+        except XzError as error:
+            progress.say(f"no figures of xz to compare with: {error}; it needs 0.7 GB of memory")
+            return None
+
+    reference = processes.main_rank_first(measure_reference)
     if reference is not None:
         progress.say(f"held-out text in bits/byte: {reference}")
         record = {"kind": "xz", **asdict(reference)}

@@ -29,7 +29,11 @@ class Validation(Protocol):
     """Measures a model on what is held out of training."""
 
     def reference(self) -> XzFigures | None:
-        """Figures of a general-purpose program on the same data, to compare with; None if there are none."""
+        """Figures of a general-purpose program on the same data, to compare with; None if there are none.
+
+        Raises:
+            XzError: the program failed.
+        """
 
     def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
         """The loss, where it says more than the metrics, and the metrics of the objective by name.
