@@ -113,7 +113,7 @@ class Trainer:
         means = self._processes.mean(torch.stack([torch.stack(losses).mean(), *added]))
         norm = torch.nn.utils.clip_grad_norm_(self._wrapped.parameters(), self._options.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        # This line waits for the device; nothing else in the update does.
+        # This line waits for the device, as the model's `check_tokens` does on CUDA.
         loss, *counted, grad_norm = torch.cat([means, norm[None]]).tolist()
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
