@@ -71,7 +71,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             Run.create(options, dataset.tokens)
 
         if found is not None:
-            processes.main_rank_first(hold_lock)
+            processes.on_main_rank(hold_lock)
         checkpoint = None if found is None else newest(found)
         dataset = _dataset(options, found, progress, processes)
         model = _model(options, dataset, fresh=checkpoint is None)
@@ -82,7 +82,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             f"{dataset.summary}; {size:,} parameters, on {processes.device}"
             + (f" x {processes.count}" if processes.count > 1 else "")
         )
-        processes.main_rank_first(create if found is None else found.clean)
+        processes.on_main_rank(create if found is None else found.clean)
         run = found or Run.open(options.out)
         saver = Saver(options, run, trainer, meter, dataset.curriculum, dataset.fingerprints, processes)
         reference = _begin(run, saver, checkpoint, dataset, progress, processes)
@@ -134,7 +134,7 @@ def _begin(
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
-    elif processes.main_rank_first(run.drop_metrics):
+    elif processes.on_main_rank(run.drop_metrics):
         progress.say(f"{run.path} has no checkpoint: training starts from the beginning")
 
     def measure_reference() -> XzFigures | None:
@@ -144,11 +144,11 @@ def _begin(
             progress.say(f"no figures of xz to compare with: {error}; it needs 0.7 GB of memory")
             return None
 
-    reference = processes.main_rank_first(measure_reference)
+    reference = processes.on_main_rank(measure_reference)
     if reference is not None:
         progress.say(f"held-out text in bits/byte: {reference}")
         record = {"kind": "xz", **asdict(reference)}
-        processes.main_rank_first(lambda: run.log(record))
+        processes.on_main_rank(lambda: run.log(record))
     return reference
 
 
@@ -236,7 +236,7 @@ class _Loop:
         update = self.trainer.update
         if update == 0 or not self._is_due(self.options.eval_every):
             return False
-        return update not in self.processes.main_rank_first(self.run.validated)
+        return update not in self.processes.on_main_rank(self.run.validated)
 
     def _report(self) -> None:
         interval = self.meter.take()
@@ -244,7 +244,7 @@ class _Loop:
         if interval is None:
             return
         record = {**interval.to_dict(), **learned}
-        self.processes.main_rank_first(lambda: self.run.log({"kind": "train", **record}))
+        self.processes.on_main_rank(lambda: self.run.log({"kind": "train", **record}))
         self.trackers.log("train", record)
         self.progress.interval(interval, self.dataset.objective.metrics)
 
@@ -261,9 +261,7 @@ class _Loop:
             self.meter.resume()  # a stop saves the meter's state
         self._save_weights()
         record = {"update": update, **self.meter.so_far(), **measured}
-        self.processes.main_rank_first(
-            lambda: self._record_validation({"kind": "validation", **record, "sample": sample})
-        )
+        self.processes.on_main_rank(lambda: self._record_validation({"kind": "validation", **record, "sample": sample}))
         self.trackers.log("validation", record)
         metrics = [metric for metric in self.dataset.objective.metrics if metric.name in measured]
         text = "  ".join(metric.text(measured[metric.name]) for metric in metrics)
@@ -279,7 +277,7 @@ class _Loop:
 
     def _save_weights(self) -> None:
         weights = self.trainer.weights()
-        self.processes.main_rank_first(lambda: self.run.save_weights(weights))
+        self.processes.on_main_rank(lambda: self.run.save_weights(weights))
 
 
 def _continue() -> None:
