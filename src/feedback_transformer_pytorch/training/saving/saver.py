@@ -122,12 +122,18 @@ class Saver:
         )
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
-        given = " ".join(self._options.files) or self._options.task or "the default text"
         # The fingerprint of the data depends on the numbers of its tokens, so what numbers them is compared first.
-        for name, what, remedy in (
+        compared = [
             ("tokenizer", str(self._run.numbering), "restore this file"),
-            ("data", given, "give the data that the run started with"),
-        ):
+            ("data", " ".join(self._options.files) or "the default text", "give the data that the run started with"),
+        ]
+        if self._options.task is not None:
+            remedy = "resume with the version of the package that began the run"
+            compared = [
+                ("tokenizer", f"the vocabulary of task {self._options.task}", remedy),
+                ("data", f"task {self._options.task}", remedy),
+            ]
+        for name, what, remedy in compared:
             here, there = getattr(self._fingerprints, name), state[name]
             if here != there:
                 raise InputError(
