@@ -285,9 +285,10 @@ class TrainOptions(Options):
     def _check_mastery(self) -> None:
         if self.mastery is None:
             return
-        for name in ("task", "first_block_len"):
-            if getattr(self, name) is None:
-                raise InputError(f"--mastery is {self.mastery} without {flag(name)}; give both")
+        if self.task is None:
+            raise InputError(f"--mastery is {self.mastery} without --task; give both")
+        if self.first_block_len is None:
+            raise InputError(f"--mastery is {self.mastery} without --first-block-len; give both")
         if self.curriculum_updates:
             raise InputError(
                 f"--mastery is {self.mastery}, and --curriculum-updates is {self.curriculum_updates} too; give one"
