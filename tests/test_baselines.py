@@ -363,7 +363,7 @@ X = torch.ones(2, 4, dtype=torch.long)
         ),
         (lambda: build(TransformerXL)(X, mask=X[:, :2] > 0), r"mask is torch.bool \(2, 2\)"),
         (lambda: build(TransformerXL)(X, reset=X), r"reset is torch.int64 \(2, 4\)"),
-        (lambda: build(TransformerXL)(X, (X, X)), "memory is a tuple; it must be a HiddenMemory"),
+        (lambda: build(TransformerXL)(X, (X, X)), "memory is of type tuple; it must be a HiddenMemory"),
         (lambda: build(TransformerXL)(X, wrong_memory(batch=3)), r"memory.states is \(3, 2, 3, 6\)"),
         (lambda: build(TransformerXL)(X, wrong_memory(slots=4)), "n <= 3"),
         (lambda: build(ParallelTransformer)(X, wrong_memory()), "n <= 0"),

@@ -230,6 +230,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(
     assert "model.safetensors cannot be written: No space left on device" in error
     assert (out / "model.safetensors").read_bytes() == saved[0]
     assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "curves.png",

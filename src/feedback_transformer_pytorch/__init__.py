@@ -6,6 +6,7 @@ from .conversion import from_official as from_official
 from .conversion import from_reference as from_reference
 from .decoder import FeedbackDecoder as FeedbackDecoder
 from .details import Details as Details
+from .errors import DivergedError as DivergedError
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
 from .functional import walk as walk

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_tokens
+from .checks import check_flags, check_kind, check_tokens
 from .config import FeedbackConfig
 from .errors import InputError
 from .layers import FeedForward
@@ -267,8 +267,7 @@ class _WindowTransformer(nn.Module):
         batch, depth, slots, dim = like.shape[0], self.config.depth, self._slots, self.config.dim
         if memory is None:
             return HiddenMemory(like.new_empty(batch, depth, 0, dim))
-        if not isinstance(memory, HiddenMemory):
-            raise InputError(f"memory is a {type(memory).__name__}; it must be a HiddenMemory")
+        check_kind("memory", memory, HiddenMemory, "a HiddenMemory")
         shape = tuple(memory.states.shape)
         if len(shape) != 4 or (*shape[:2], shape[3]) != (batch, depth, dim) or shape[2] > slots:
             raise InputError(
@@ -398,9 +397,8 @@ def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:
 
 def _document_mask(memory: HiddenMemory, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> _DocumentMask | None:
     """None if all slots and tokens are real ones of one document, the usual case."""
-    for name, flags in (("mask", mask), ("reset", reset)):
-        if flags is not None and (flags.shape != x.shape or flags.dtype != torch.bool):
-            raise InputError(f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(x.shape)}")
+    check_flags("mask", mask, x.shape)
+    check_flags("reset", reset, x.shape)
     if mask is None and reset is None and memory.visible is None:
         return None
     slots = memory.states.shape[2]

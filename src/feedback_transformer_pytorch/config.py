@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -247,6 +247,10 @@ def reject_unknown(names: set[str], config: type) -> None:
         return
     known = list(parameters(config))
     name = min(names)
+    raise InputError(f"{name!r} is not a hyper-parameter of the model; {hint_of(name, known)}")
+
+
+def hint_of(name: str, known: Sequence[str]) -> str:
+    """The end of an error about an unknown name: the nearest of the known ones, or all if none is near."""
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    raise InputError(f"{name!r} is not a hyper-parameter of the model; {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 class DivergedError(InputError):
-    """Training ended because too many updates in a row had a loss or a gradient that was not finite."""
+    """Training diverged: too many updates in a row had a loss or a gradient that was not finite."""
 
 
 class MissingExtraError(ImportError):

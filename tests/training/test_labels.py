@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from feedback_transformer_pytorch.data import GeneratedSequences
+from feedback_transformer_pytorch.data import GeneratedSequences, Vocabulary
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.tasks import IGNORE, SequenceTask, find_task
-from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training import evaluate, loop
+from feedback_transformer_pytorch.training.datasets import labelled
 from feedback_transformer_pytorch.training.datasets.labelled import (
     TEST_SEED,
     VALIDATION_SEED,
@@ -22,6 +23,7 @@ from feedback_transformer_pytorch.training.datasets.labelled import (
     sequences_of,
 )
 from feedback_transformer_pytorch.training.evaluate import evaluate_run
+from feedback_transformer_pytorch.training.evaluation.xz import XzError
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import EvalOptions, TrainOptions
@@ -199,6 +201,19 @@ def test_other_data_does_not_resume_a_run(parity: TrainOptions, lines: Callable[
         train(dataclasses.replace(options, max_updates=4))
 
 
+def test_a_task_that_another_version_made_does_not_resume_a_run(
+    parity: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(parity)
+    remedy = "with: its fingerprint is .*; resume with the version of the package that began the run"
+    monkeypatch.setattr(labelled, "fingerprint", lambda *_: "e" * 64)
+    with pytest.raises(InputError, match=f"^task z2 is not what .* {remedy}"):
+        train(parity)
+    monkeypatch.setattr(Vocabulary, "fingerprint", "a" * 64)
+    with pytest.raises(InputError, match=f"^the vocabulary of task z2 is not what .* {remedy}"):
+        train(parity)
+
+
 def test_labels_of_files_are_evaluated(parity: TrainOptions, lines: Callable[..., str], tmp_path: Path) -> None:
     options = dataclasses.replace(parity, task=None, labelled="sequences", files=[lines()])
     train(options)
@@ -212,8 +227,13 @@ def test_labels_of_files_are_evaluated(parity: TrainOptions, lines: Callable[...
         evaluate_run(EvalOptions(run=options.out, files=[lines("test.jsonl", 9, "xy")]))
     with pytest.raises(InputError, match="was trained on files; give files to measure it on, or a --task"):
         evaluate_run(EvalOptions(run=options.out))
-    with pytest.raises(InputError, match="--length is 3, but files are given"):
-        evaluate_run(EvalOptions(run=options.out, files=[other], length=3))
+    for name, why in (
+        ("length", "files are given; leave it out"),
+        ("sequences", "files are given; leave it out"),
+        ("rows", "the data are sequences, each read from start to end; leave it out"),
+    ):
+        with pytest.raises(InputError, match=f"--{name} is 3, but {why}"):
+            evaluate_run(EvalOptions(run=options.out, files=options.files, **{name: 3}))
 
 
 def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(parity: TrainOptions, lines: Callable[..., str]) -> None:
@@ -235,6 +255,8 @@ def test_a_task_is_evaluated_with_its_own_words_only(parity: TrainOptions) -> No
     assert found["labels"] == 35
     with pytest.raises(InputError, match="--task is 's3', whose words are not those that"):
         evaluate_run(EvalOptions(run=parity.out, task="s3"))
+    with pytest.raises(InputError, match="--rows is 2, but the data are sequences"):
+        evaluate_run(EvalOptions(run=parity.out, rows=2))
 
 
 def test_a_run_on_labels_has_no_text_to_write(parity: TrainOptions) -> None:
@@ -243,10 +265,22 @@ def test_a_run_on_labels_has_no_text_to_write(parity: TrainOptions) -> None:
         Run.open(parity.out).tokenizer()
 
 
+def test_a_text_is_evaluated_without_xz_if_that_fails(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: bytes) -> float:
+        raise XzError
+
+    monkeypatch.setattr(evaluate, "xz_bits_per_byte", fail)
+    train(options)
+    found = evaluate.evaluate_run(EvalOptions(run=options.out, files=options.files))
+    assert found.to_dict()["xz"] is None
+    assert str(found).endswith("(xz -9: failed, it needs 0.7 GB of memory)")
+
+
 def test_a_run_on_text_is_evaluated_on_text(options: TrainOptions) -> None:
     train(options)
     for given, message in (
         ({"task": "s3"}, "--task is 's3', but .* was trained on text"),
+        ({"sequences": 3}, "--sequences is 3, but .* was trained on text"),
         ({}, "was trained on text; give files to measure it on"),
     ):
         with pytest.raises(InputError, match=message):
@@ -272,14 +306,18 @@ def test_text_is_read_in_rows_that_follow_what_is_before_them(options: TrainOpti
         ({"task": "s99"}, "--task: group is 's99'; the number after s must be 2 to 5"),
         ({"task": "z2", "files": ["a.txt"]}, "--task is 'z2', which needs no data, but files is"),
         ({"labelled": "stream"}, "--labelled is 'stream' without files"),
-        ({"task": "z2", "tokenizer": "t.json"}, "--tokenizer is given, but it is for text"),
-        ({"task": "z2", "reset_documents": True}, "--reset-documents is given, but it is for text"),
+        ({"task": "z2", "tokenizer": "t.json"}, "--tokenizer is 't.json', but this is for text"),
+        ({"task": "z2", "reset_documents": True}, "--reset-documents is True, but this is for text"),
         (
             {"labelled": "sequences", "files": ["a"], "first_block_len": 4},
             "sequences of files have lengths of their own",
         ),
-        ({"task": "z2", "mastery": 0.9}, "it needs a --task and --first-block-len"),
-        ({"mastery": 0.9, "first_block_len": 4}, "it needs a --task and --first-block-len"),
+        ({"task": "z2", "mastery": 0.9}, "--mastery is 0.9 without --first-block-len; give both"),
+        ({"mastery": 0.9, "first_block_len": 4}, "--mastery is 0.9 without --task; give both"),
+        (
+            {"task": "z2", "mastery": 0.9, "first_block_len": 4, "curriculum_updates": 2},
+            "--mastery is 0.9, and --curriculum-updates is 2 too; give one",
+        ),
         ({"task": "algorithmic-3", "mastery": 0.9, "first_block_len": 4}, "task 'algorithmic-3' is one stream"),
         ({"task": "z2", "mastery": 0.9, "first_block_len": 24}, "--first-block-len is 24; it must be at most"),
     ],

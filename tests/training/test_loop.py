@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from feedback_transformer_pytorch.data import train_bpe
-from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.errors import DivergedError, InputError
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
+from feedback_transformer_pytorch.training.evaluation.xz import XzError, XzFigures
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.options import Model, TrainOptions
+from feedback_transformer_pytorch.training.saving.lock import locked
 from feedback_transformer_pytorch.training.saving.run import Run
 from feedback_transformer_pytorch.training.updates.trainer import Step
 
@@ -68,6 +71,7 @@ def test_a_run_leaves_everything_behind(options: TrainOptions, capsys: pytest.Ca
         ("validation", 6),
     ]
     assert sorted(file.name for file in run.path.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "curves.png",
@@ -80,6 +84,18 @@ def test_a_run_leaves_everything_behind(options: TrainOptions, capsys: pytest.Ca
     assert "alone" in shown
     assert "after the training text" in shown
     assert "sample:" in shown
+
+
+def test_a_run_goes_on_without_the_figures_of_xz(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: TextValidation) -> XzFigures:
+        raise XzError("xz -9 ended with code -9")
+
+    monkeypatch.setattr(TextValidation, "reference", fail)
+    assert train(options) == Outcome(6, None)
+    assert "no figures of xz to compare with: xz -9 ended with code -9; it needs 0.7 GB" in capsys.readouterr().out
+    assert metrics(options.out, "xz") == []
 
 
 def test_a_line_of_metrics_says_how_far_training_is(options: TrainOptions) -> None:
@@ -138,6 +154,24 @@ def test_a_stop_saves_the_weights_of_the_last_update(
         f"to resume: feedback-transformer train --resume --out {options.out}",
         f"to use these weights: feedback-transformer generate {options.out}",
     ]
+
+
+@pytest.mark.parametrize("moment", ["measure", "sample"])
+def test_the_time_of_a_validation_that_was_stopped_is_not_training(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    clock, original, late = time.perf_counter, getattr(TextValidation, moment), 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal late
+        late += 1000
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late)
+    monkeypatch.setattr(TextValidation, moment, interrupted)
+    assert train(options) == Outcome(4, signal.SIGTERM)
+    assert Run.open(options.out).checkpoints.load(4).state["meter"]["seconds"] < 1000
 
 
 @pytest.mark.parametrize("model", ["feedback", "transformer-xl"])
@@ -225,6 +259,21 @@ def test_a_run_that_is_done_says_so_and_stays_as_it_is(
     assert {path: path.read_bytes() for path in Path(options.out).rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_another_process_trains_is_left_alone(options: TrainOptions, resumed: bool) -> None:
+    if resumed:
+        train(options)
+    part = Path(options.out) / "model.safetensors.part"
+    with locked(part.parent):
+        if resumed:
+            part.write_bytes(b"half")
+        before = {path: path.read_bytes() for path in part.parent.rglob("*") if path.is_file()}
+        with pytest.raises(InputError, match="run is being trained by another process"):
+            train(options)
+        assert {path: path.read_bytes() for path in part.parent.rglob("*") if path.is_file()} == before
+    assert train(options) == Outcome(6, None)
+
+
 def test_another_text_is_refused_when_a_run_goes_on(options: TrainOptions) -> None:
     train(options)
     text = Path(options.files[0])
@@ -265,7 +314,7 @@ def test_too_many_skipped_updates_end_the_run(
     message = (
         f"not finite at 3 updates in a row, the last one 5 \\(loss nan\\); {good}; train a new run with a smaller --lr"
     )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(DivergedError, match=message):
         train(dataclasses.replace(options, max_skipped=2, eval_every=eval_every))
 
 

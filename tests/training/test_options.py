@@ -81,8 +81,10 @@ def test_a_mistake_in_generation_is_named() -> None:
 
 
 def test_a_dict_with_an_unknown_or_without_a_required_option_is_refused() -> None:
-    with pytest.raises(InputError, match="'max_update' is not an option; the options are files, out, "):
+    with pytest.raises(InputError, match="'max_update' is not an option; did you mean 'max_updates'?"):
         TrainOptions.from_dict({"out": "run", "max_update": 3})
+    with pytest.raises(InputError, match="'xyz' is not an option; known are files, out, "):
+        TrainOptions.from_dict({"out": "run", "xyz": 3})
     with pytest.raises(InputError, match="--out is missing"):
         TrainOptions.from_dict({})
 

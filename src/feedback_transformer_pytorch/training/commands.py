@@ -1,4 +1,4 @@
-"""The commands besides `train` and `eval`: generate text, plot runs, train a tokenizer."""
+"""The commands `generate`, `plot` and `tokenizer`."""
 
 from __future__ import annotations
 

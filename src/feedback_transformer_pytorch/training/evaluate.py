@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,12 @@ from .datasets.labelled import TEST_SEED, joined, sequences_of
 from .evaluation.label_counts import LabelCounts, count_sequences, count_stream
 from .evaluation.text_bits import TextBits, text_bits
 from .evaluation.validation import ROWS, stream_lead
-from .evaluation.xz import xz_bits_per_byte
+from .evaluation.xz import XzError, xz_bits_per_byte
 from .models.architectures import LanguageModel, default_device
 from .options import EvalOptions
 from .reporting.plots import accuracy_png
 from .saving.run import Run
+from .schema import flag
 
 try:
     from rich.console import Console
@@ -31,6 +32,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("rich", "train") from error
 
+SEQUENCES = 1024  # of a task
 Report = Callable[[int, int | None], None]  # what is done, and of how much
 
 
@@ -43,16 +45,18 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True)
 class TextEvaluation:
-    """Bits per byte of the model and of `xz -9` on a text of `num_bytes` bytes, read in `rows` parts."""
+    """Bits per byte of the model and of `xz -9`, None if that failed, on a text of `num_bytes` bytes, read in `rows`
+    parts."""
 
     bits_per_byte: float
-    xz: float
+    xz: float | None
     num_bytes: int
     rows: int
 
     def __str__(self) -> str:
         parts = f", in {self.rows} parts" if self.rows > 1 else ""
-        return f"{self.bits_per_byte:.4f} bits/byte over {self.num_bytes:,} bytes{parts} (xz -9: {self.xz:.4f})"
+        xz = "failed, it needs 0.7 GB of memory" if self.xz is None else f"{self.xz:.4f}"
+        return f"{self.bits_per_byte:.4f} bits/byte over {self.num_bytes:,} bytes{parts} (xz -9: {xz})"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -107,9 +111,7 @@ def evaluate_run(options: EvalOptions) -> Evaluation:
 
 
 def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
-    for name, given in (("--task", options.task), ("--length", options.length), ("--plot", options.plot)):
-        if given is not None:
-            raise InputError(f"{name} is {given!r}, but {run.path} was trained on text; give a run with labels")
+    _refuse(options, ("task", "length", "sequences", "plot"), f"{run.path} was trained on text; give a run with labels")
     if not options.files:
         raise InputError(f"{run.path} was trained on text; give files to measure it on")
     tokenizer = run.tokenizer()
@@ -124,8 +126,14 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
     lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(text.tokens), lead)
     found = _bits_of(run, model, tokenizer, text, rows, lead, _progress(report, len(text.tokens)))
-    xz = xz_bits_per_byte(tokenizer.decode_bytes(text.tokens))
-    return TextEvaluation(found.per_byte, xz, found.num_bytes, rows)
+    return TextEvaluation(found.per_byte, _xz(tokenizer.decode_bytes(text.tokens)), found.num_bytes, rows)
+
+
+def _xz(text: bytes) -> float | None:
+    try:
+        return xz_bits_per_byte(text)
+    except XzError:
+        return None
 
 
 def _bits_of(
@@ -175,19 +183,20 @@ def _of_labels(run: Run, options: EvalOptions, report: Report) -> LabelEvaluatio
         raise InputError(f"--task is {task.name!r}, whose words are not those that {run.path} was trained with")
     data: Labelled | list[Labelled]
     if isinstance(task, SequenceTask):
-        length = options.length or run.options.block_len
-        data = sequences_of(task, options.sequences, length, TEST_SEED)
-        name = f"{options.sequences:,} sequences of task {task.name}, length {length}"
+        count, length = options.sequences or SEQUENCES, options.length or run.options.block_len
+        data = sequences_of(task, count, length, TEST_SEED)
+        name = f"{count:,} sequences of task {task.name}, length {length}"
     elif task is not None:
-        if options.length is not None:
-            raise InputError(f"--length is {options.length}, but task {task.name!r} is one stream; leave it out")
+        _refuse(options, ("length", "sequences"), f"task {task.name!r} is one stream; leave it out")
         data, name = task.stream("test"), f"the test stream of task {task.name}"
     else:
         lines, name = [line.encode(vocabulary) for line in read_lines(options.files)], " ".join(options.files)
         check_labels(lines, name)
         data = joined(lines) if run.options.labelled == "stream" or _is_stream(run) else lines
-    if options.plot is not None and isinstance(data, Labelled):
-        raise InputError(f"--plot is {options.plot}, but a stream has no positions to plot; leave it out")
+    if isinstance(data, Labelled):
+        _refuse(options, ("plot",), "a stream has no positions to plot; leave it out")
+    else:
+        _refuse(options, ("rows",), "the data are sequences, each read from start to end; leave it out")
     model = _load(run, vocabulary.num_tokens, options)
     if isinstance(data, Labelled):
         counts = _count_stream(run, model, data, options, report)
@@ -216,13 +225,20 @@ def _count_stream(
 def _task(run: Run, options: EvalOptions) -> SequenceTask | StreamTask | None:
     """The task to measure, if no files are given."""
     if options.files:
-        if options.length is not None:
-            raise InputError(f"--length is {options.length}, but files are given; leave it out")
+        _refuse(options, ("length", "sequences"), "files are given; leave it out")
         return None
     name = options.task or run.options.task
     if name is None:
         raise InputError(f"{run.path} was trained on files; give files to measure it on, or a --task")
     return find_task(name)
+
+
+def _refuse(options: EvalOptions, names: Sequence[str], why: str) -> None:
+    """Raises InputError for the first of the options `names` that is given."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            raise InputError(f"{flag(name)} is {value!r}, but {why}")
 
 
 def _is_stream(run: Run) -> bool:

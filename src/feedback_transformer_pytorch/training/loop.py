@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from ..files import write_atomically
 from .datasets.dataset import Dataset
 from .datasets.labelled import labelled_dataset
 from .datasets.text import text_dataset
-from .evaluation.xz import XzFigures
+from .evaluation.xz import XzError, XzFigures
 from .interrupt import Stopped, StopRequest
 from .models.architectures import LanguageModel, build_model
 from .models.initialisation import start_from
@@ -25,6 +27,7 @@ from .reporting.plots import curves_png
 from .reporting.progress import TrainingProgress
 from .reporting.trackers import Trackers, check_installed
 from .saving.checkpoint import Checkpoint
+from .saving.lock import locked
 from .saving.run import Run, find
 from .saving.saver import Saver, newest
 from .updates.trainer import Trainer
@@ -46,8 +49,9 @@ def train(options: TrainOptions) -> Outcome:
     call it; the first one writes and reports.
 
     Raises:
-        InputError: the text, an option or the directory cannot be used, or a checkpoint is damaged.
-        DivergedError: training diverged.
+        InputError: the text, an option or the directory cannot be used, another process trains there, or a checkpoint
+            is damaged.
+        DivergedError: more than `max_skipped` updates in a row were not finite.
         MissingExtraError: an option needs a package that is not installed.
     """
     check_installed(options)
@@ -57,8 +61,18 @@ def train(options: TrainOptions) -> Outcome:
 
 def _train(options: TrainOptions, processes: Processes) -> Outcome:
     found = find(options)
-    checkpoint = None if found is None else newest(found)
-    with TrainingProgress(options, quiet=not processes.is_main) as progress:
+    with ExitStack() as lock, TrainingProgress(options, quiet=not processes.is_main) as progress:
+
+        def hold_lock() -> None:
+            lock.enter_context(locked(Path(options.out)))
+
+        def create() -> None:
+            hold_lock()
+            Run.create(options, dataset.tokens)
+
+        if found is not None:
+            processes.on_main_rank(hold_lock)
+        checkpoint = None if found is None else newest(found)
         dataset = _dataset(options, found, progress, processes)
         model = _model(options, dataset, fresh=checkpoint is None)
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -68,7 +82,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             f"{dataset.summary}; {size:,} parameters, on {processes.device}"
             + (f" x {processes.count}" if processes.count > 1 else "")
         )
-        processes.main_rank_first(lambda: Run.create(options, dataset.tokens) if found is None else found.clean())
+        processes.on_main_rank(create if found is None else found.clean)
         run = found or Run.open(options.out)
         saver = Saver(options, run, trainer, meter, dataset.curriculum, dataset.fingerprints, processes)
         reference = _begin(run, saver, checkpoint, dataset, progress, processes)
@@ -120,13 +134,21 @@ def _begin(
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
-    elif processes.main_rank_first(run.drop_metrics):
+    elif processes.on_main_rank(run.drop_metrics):
         progress.say(f"{run.path} has no checkpoint: training starts from the beginning")
-    reference = processes.main_rank_first(dataset.validation.reference)
+
+    def measure_reference() -> XzFigures | None:
+        try:
+            return dataset.validation.reference()
+        except XzError as error:
+            progress.say(f"no figures of xz to compare with: {error}; it needs 0.7 GB of memory")
+            return None
+
+    reference = processes.on_main_rank(measure_reference)
     if reference is not None:
         progress.say(f"held-out text in bits/byte: {reference}")
         record = {"kind": "xz", **asdict(reference)}
-        processes.main_rank_first(lambda: run.log(record))
+        processes.on_main_rank(lambda: run.log(record))
     return reference
 
 
@@ -214,7 +236,7 @@ class _Loop:
         update = self.trainer.update
         if update == 0 or not self._is_due(self.options.eval_every):
             return False
-        return update not in self.processes.main_rank_first(self.run.validated)
+        return update not in self.processes.on_main_rank(self.run.validated)
 
     def _report(self) -> None:
         interval = self.meter.take()
@@ -222,7 +244,7 @@ class _Loop:
         if interval is None:
             return
         record = {**interval.to_dict(), **learned}
-        self.processes.main_rank_first(lambda: self.run.log({"kind": "train", **record}))
+        self.processes.on_main_rank(lambda: self.run.log({"kind": "train", **record}))
         self.trackers.log("train", record)
         self.progress.interval(interval, self.dataset.objective.metrics)
 
@@ -231,14 +253,15 @@ class _Loop:
         update, model = self.trainer.update, self.trainer.model
         # With several processes, no single one may stop, because the others would wait for it.
         check = self.stop.check if self.processes.count == 1 else _continue
-        with self.trainer.autocast():
-            measured = self.dataset.validation.measure(model, check)
-            sample = self.dataset.validation.sample(model, update, check)
+        try:
+            with self.trainer.autocast():
+                measured = self.dataset.validation.measure(model, check)
+                sample = self.dataset.validation.sample(model, update, check)
+        finally:
+            self.meter.resume()  # a stop saves the meter's state
         self._save_weights()
         record = {"update": update, **self.meter.so_far(), **measured}
-        self.processes.main_rank_first(
-            lambda: self._record_validation({"kind": "validation", **record, "sample": sample})
-        )
+        self.processes.on_main_rank(lambda: self._record_validation({"kind": "validation", **record, "sample": sample}))
         self.trackers.log("validation", record)
         metrics = [metric for metric in self.dataset.objective.metrics if metric.name in measured]
         text = "  ".join(metric.text(measured[metric.name]) for metric in metrics)
@@ -254,7 +277,7 @@ class _Loop:
 
     def _save_weights(self) -> None:
         weights = self.trainer.weights()
-        self.processes.main_rank_first(lambda: self.run.save_weights(weights))
+        self.processes.on_main_rank(lambda: self.run.save_weights(weights))
 
 
 def _continue() -> None:

@@ -1,6 +1,6 @@
 """The processes that train one model together.
 
-`wrap`, `any`, `mean`, `gather`, `on_all_ranks` and `main_rank_first` are collective: all processes must call them at
+`wrap`, `any`, `mean`, `gather`, `on_all_ranks` and `on_main_rank` are collective: all processes must call them at
 the same point. With one process they cost nothing.
 """
 
@@ -129,7 +129,7 @@ class Processes:
                 raise InputError(message)
         return [outcome for outcome, _ in outcomes]  # type: ignore[misc]
 
-    def main_rank_first(self, action: Callable[[], T]) -> T:
+    def on_main_rank(self, action: Callable[[], T]) -> T:
         """Runs `action` in the main process only. All processes return its result, or raise its InputError."""
         return self.on_all_ranks(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from ..config import hint_of
 from ..errors import InputError
 
 
@@ -87,7 +88,7 @@ class Options:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = [name for name in values if name not in fields]
         if unknown:
-            raise InputError(f"{unknown[0]!r} is not an option; the options are {', '.join(fields)}")
+            raise InputError(f"{unknown[0]!r} is not an option; {hint_of(str(unknown[0]), list(fields))}")
         missing = [name for name, field in fields.items() if is_required(field) and name not in values]
         if missing:
             raise InputError(f"{flag(missing[0])} is missing; give it")

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -6,9 +7,11 @@ import pytest
 import torch
 
 from feedback_transformer_pytorch.data import ByteTokenizer, Corpus, Text
+from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.tasks import IGNORE, Labelled
 from feedback_transformer_pytorch.training.evaluation import validation as module
 from feedback_transformer_pytorch.training.evaluation.text_bits import TextBits, text_bits
-from feedback_transformer_pytorch.training.evaluation.validation import TextValidation
+from feedback_transformer_pytorch.training.evaluation.validation import StreamValidation, TextValidation
 from feedback_transformer_pytorch.training.evaluation.xz import xz_bits_per_byte
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
@@ -81,3 +84,18 @@ def test_a_sample_is_the_same_for_the_same_update_and_leaves_randomness_alone(
     assert samples[0] == samples[1] != samples[2]
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("place", "is_counted"), [(99, False), (100, True), (131, True), (132, False), (199, False)])
+def test_a_stream_without_a_label_to_count_is_refused(options: TrainOptions, place: int, is_counted: bool) -> None:
+    options = dataclasses.replace(options, eval_len=33)
+    labels = np.full(200, IGNORE)
+    labels[place] = 1
+    stream = Labelled(np.zeros(200, np.int64), labels)
+    if is_counted:
+        measured = StreamValidation(options, stream).measure(build_model(options, 2), lambda: None)
+        assert measured["accuracy"] in (0, 1)
+    else:
+        message = "--eval-len is 33: the 32 positions of the held-out stream that follow its first 100 have no label"
+        with pytest.raises(InputError, match=re.escape(message)):
+            StreamValidation(options, stream)

@@ -71,7 +71,7 @@ def test_each_run_changes_the_comparison() -> None:
 @pytest.mark.parametrize("x", ["tokens", "seconds"])
 def test_a_run_without_what_to_draw_over_is_named(x: Literal["tokens", "seconds"]) -> None:
     runs = [("new", metrics()), ("old", without(x, metrics()))]
-    with pytest.raises(InputError, match=f"^old: a line of metrics.jsonl has no number as '{x}'; fix or delete it$"):
+    with pytest.raises(InputError, match=f"^old: a line of metrics.jsonl has no number as '{x}'; resume the run, "):
         comparison_png(runs, x=x, metric=BITS_PER_BYTE)
     assert comparison_png(runs, x="update", metric=BITS_PER_BYTE).startswith(PNG)
 
@@ -89,6 +89,14 @@ def test_a_validation_that_is_not_finite_leaves_the_picture_to_the_others() -> N
 def test_an_interval_without_a_label_is_left_out() -> None:
     records = [{"kind": "train", "update": 1, "accuracy": 0.5}, {"kind": "train", "update": 2}]
     assert curves_png(records, title="run", metric=ACCURACY) == curves_png(records[:1], title="run", metric=ACCURACY)
+    pictures = [comparison_png([("run", part)], x="update", metric=ACCURACY) for part in (records, records[:1])]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_figure_that_is_no_number_is_named() -> None:
+    records = [{"kind": "train", "update": 1, "accuracy": "high"}]
+    with pytest.raises(InputError, match="^run: a line of metrics.jsonl has no number as 'accuracy'"):
+        comparison_png([("run", records)], x="update", metric=ACCURACY)
 
 
 def test_accuracy_against_position_is_a_picture() -> None:

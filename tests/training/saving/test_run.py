@@ -12,6 +12,7 @@ from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.earlier import EARLIER
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.saving.lock import LOCK
 from feedback_transformer_pytorch.training.saving.run import Run, find
 from variants import VARIANTS
 
@@ -84,7 +85,7 @@ def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
 @pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b"3", b"\xff"])
 def test_a_damaged_line_of_metrics_is_named(run: Run, line: bytes) -> None:
     (run.path / "metrics.jsonl").write_bytes(b'{"kind": "xz"}\n' + line + b"\n")
-    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; fix the line or delete it"):
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2 is damaged: .*; resume the run, which repairs the"):
         run.metrics()
 
 
@@ -140,7 +141,13 @@ def test_what_a_crash_left_is_in_nobodys_way(run: Run, options: TrainOptions) ->
     (run.path / "config.yaml").rename(run.path / "config.yaml.part")
     (run.path / "model.safetensors").unlink()
     (run.path / "checkpoints").rmdir()
+    (run.path / LOCK).touch()
     assert find(options) is None
+
+
+def test_a_run_is_not_created_over_another(run: Run, options: TrainOptions) -> None:
+    with pytest.raises(InputError, match="run holds a run that another process has just created; give --resume"):
+        Run.create(options, ByteTokenizer())
 
 
 def test_another_memory_length_may_be_asked_for(run: Run) -> None:

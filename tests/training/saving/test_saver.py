@@ -272,5 +272,35 @@ def test_a_checkpoint_of_other_weights_is_refused(
     model = {**checkpoint.model, "token_emb.weight": torch.zeros(3, 3)}
     checkpoints.save(dataclasses.replace(checkpoint, model=model), processes)
     second = start(again(options))
-    with pytest.raises(InputError, match="00000001 is not a checkpoint of this run"):
+    message = r"00000001/model.safetensors does not match .*config.yaml: token_emb.weight is \(3, 3\) in the weights"
+    with pytest.raises(InputError, match=message):
+        second.saver.resume(newest(second.run))
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(
+    options: TrainOptions, start: Callable[..., Training], processes: Processes
+) -> None:
+    training = start(options)
+    training.save_each(1)
+    checkpoints = training.run.checkpoints
+    checkpoint = checkpoints.load(1)
+    checkpoints.keep(set())
+    optimizer = {**checkpoint.optimizer, "token_emb.weight/exp_avg": torch.zeros(3, 3)}
+    checkpoints.save(dataclasses.replace(checkpoint, optimizer=optimizer), processes)
+    second = start(again(options))
+    with pytest.raises(InputError, match=r"not a checkpoint of this run \(.*exp_avg is \(3, 3\), not \(256, 16\)"):
+        second.saver.resume(newest(second.run))
+
+
+def test_an_error_of_the_device_is_not_blamed_on_the_checkpoint(
+    options: TrainOptions, start: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(options).save_each(1)
+    second = start(again(options))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(second.trainer, "restore", fail)
+    with pytest.raises(RuntimeError, match="CUDA error"):
         second.saver.resume(newest(second.run))

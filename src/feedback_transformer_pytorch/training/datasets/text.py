@@ -76,6 +76,6 @@ def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgr
             )
         found.append(corpus)
 
-    processes.main_rank_first(read)
+    processes.on_main_rank(read)
     processes.on_all_ranks(lambda: None if found else read())
     return found[0]

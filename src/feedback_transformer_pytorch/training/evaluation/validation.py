@@ -10,12 +10,14 @@ import numpy.typing as npt
 import torch
 
 from ...data import Corpus, Tokenizer
+from ...errors import InputError
 from ...generation import generate
-from ...tasks import Labelled
+from ...tasks import IGNORE, Labelled
 from ..models.architectures import LanguageModel
 from ..objective import ACCURACY, ACCURACY_LAST, BITS_PER_BYTE
 from ..options import TrainOptions
 from .label_counts import LabelCounts, count_sequences, count_stream
+from .reading import split_rows
 from .text_bits import text_bits
 from .xz import XZ_DICTIONARY, XzFigures, xz_bits_per_byte
 
@@ -27,7 +29,11 @@ class Validation(Protocol):
     """Measures a model on what is held out of training."""
 
     def reference(self) -> XzFigures | None:
-        """Figures of a general-purpose program on the same data, to compare with; None if there are none."""
+        """Figures of a general-purpose program on the same data, to compare with; None if there are none.
+
+        Raises:
+            XzError: the program failed.
+        """
 
     def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
         """The loss, where it says more than the metrics, and the metrics of the objective by name.
@@ -109,13 +115,23 @@ class SequenceValidation:
 
 
 class StreamValidation:
-    """The first `eval_len` positions of a held-out stream, after a lead that is read and not counted."""
+    """The first `eval_len` positions of a held-out stream, after a lead that is read and not counted.
+
+    Raises:
+        InputError: none of them has a label.
+    """
 
     def __init__(self, options: TrainOptions, stream: Labelled) -> None:
         self._lead = min(len(stream.tokens) // 2, stream_lead(options.mem_len))
         self._stream = Labelled(*(values[: self._lead + options.eval_len] for values in stream))
         self._block_len = options.block_len
         self._rows = max(1, min(ROWS, (len(self._stream.tokens) - self._lead) // options.block_len))
+        counted = split_rows(self._stream.labels, lead=self._lead, rows=self._rows)[:, self._lead :]
+        if (counted == IGNORE).all():
+            raise InputError(
+                f"--eval-len is {options.eval_len}: the {counted.size} positions of the held-out stream that follow "
+                f"its first {self._lead} have no label to validate on; give a larger --eval-len or more held-out data"
+            )
 
     def reference(self) -> None:
         """None: no other program is measured."""

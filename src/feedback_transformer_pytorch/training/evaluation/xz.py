@@ -11,6 +11,10 @@ from ...errors import InputError
 XZ_DICTIONARY = 64 * 2**20  # bytes that `xz -9` looks back
 
 
+class XzError(Exception):
+    """xz ended without a result, because it had too little memory or was killed."""
+
+
 @dataclass(frozen=True)
 class XzFigures:
     """Bits per byte of `xz -9` on the held-out text.
@@ -39,6 +43,7 @@ def xz_bits_per_byte(text: bytes, before: bytes = b"") -> float:
 
     Raises:
         InputError: `text` is empty.
+        XzError: there is no result.
     """
     if not text:
         raise InputError("the text is empty, so it has no bits per byte; give at least one byte")
@@ -51,5 +56,10 @@ def xz_bits_per_byte(text: bytes, before: bytes = b"") -> float:
 def _xz_size(text: bytes) -> int:
     # In another process: otherwise its memory would count in the peak memory of the run.
     script = "import lzma, sys; print(len(lzma.compress(sys.stdin.buffer.read(), preset=9)))"
-    done = subprocess.run([sys.executable, "-I", "-c", script], input=text, capture_output=True, check=True)
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", script], input=text, capture_output=True, check=False)
+    except OSError as error:
+        raise XzError(f"xz -9 did not start: {error.strerror}") from error
+    if done.returncode:
+        raise XzError(f"xz -9 ended with code {done.returncode}")
     return int(done.stdout)

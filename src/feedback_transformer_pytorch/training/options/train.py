@@ -275,19 +275,23 @@ class TrainOptions(Options):
                 "leave it out"
             )
         if self.is_labelled:
-            for_text = {"tokenizer": self.tokenizer != "bytes", "reset_documents": self.reset_documents}
-            for name, is_given in for_text.items():
-                if is_given:
+            for name, default in (("tokenizer", "bytes"), ("reset_documents", False)):
+                value = getattr(self, name)
+                if value != default:
                     raise InputError(
-                        f"{flag(name)} is given, but it is for text, and the data has labels; leave it out"
+                        f"{flag(name)} is {value!r}, but this is for text, and the data has labels; leave it out"
                     )
 
     def _check_mastery(self) -> None:
         if self.mastery is None:
             return
-        if self.first_block_len is None or self.task is None or self.curriculum_updates:
+        if self.task is None:
+            raise InputError(f"--mastery is {self.mastery} without --task; give both")
+        if self.first_block_len is None:
+            raise InputError(f"--mastery is {self.mastery} without --first-block-len; give both")
+        if self.curriculum_updates:
             raise InputError(
-                f"--mastery is {self.mastery}; it needs a --task and --first-block-len, and no --curriculum-updates"
+                f"--mastery is {self.mastery}, and --curriculum-updates is {self.curriculum_updates} too; give one"
             )
         if not isinstance(find_task(self.task), SequenceTask):
             raise InputError(f"--mastery is {self.mastery}, but task {self.task!r} is one stream; leave it out")

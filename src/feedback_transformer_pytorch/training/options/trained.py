@@ -32,7 +32,7 @@ class EvalOptions(Options):
     length: Annotated[
         int | None, OptionInfo("length of the sequences of a task; null: --block-len of the RUN", at_least=1)
     ] = None
-    sequences: Annotated[int, OptionInfo("number of sequences of a task", at_least=1)] = 1024
+    sequences: Annotated[int | None, OptionInfo("number of sequences of a task; null: 1024", at_least=1)] = None
     rows: Annotated[
         int | None,
         OptionInfo(

@@ -112,7 +112,10 @@ class Meter:
         self._last = step
 
     def take(self) -> Interval | None:
-        """Returns the averages since the last call, None if all updates were skipped; then starts a new interval."""
+        """Returns the averages over the current interval and starts a new one.
+
+        If all updates of the interval were skipped, it returns None, and the interval goes on.
+        """
         self.pause()
         if not self._losses:
             return None

@@ -71,7 +71,7 @@ def comparison_png(
         metric: what to plot.
 
     Raises:
-        InputError: in a record, `x` or the metric is missing or not a number.
+        InputError: in a record, `x` is missing, or `x` or the metric is not a number.
     """
     figure = new_figure(height=4.5)
     axes = figure.add_subplot()
@@ -79,9 +79,12 @@ def comparison_png(
     for number, (name, metrics) in enumerate(runs):
         training, heldout = _of_kind(metrics, "train"), _of_kind(metrics, "validation")
         for record in training + heldout:
-            for key in (x, metric.name):
+            for key in (x, *({metric.name} & record.keys())):  # an interval may have no label
                 if not isinstance(record.get(key), int | float):
-                    raise InputError(f"{name}: a line of metrics.jsonl has no number as {key!r}; fix or delete it")
+                    raise InputError(
+                        f"{name}: a line of metrics.jsonl has no number as {key!r}; resume the run, which repairs the "
+                        "end of the file, or leave the run out"
+                    )
         visible += _draw(axes, training, x, metric, "-", f"C{number}", name.replace("$", r"\$"))
         visible += _draw(axes, heldout, x, metric, "o", f"C{number}", None)
     _frame(axes, visible)

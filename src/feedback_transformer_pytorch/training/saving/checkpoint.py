@@ -88,11 +88,11 @@ class Checkpoints:
             files |= {MODEL: save(dict(content.model)), OPTIMIZER: save(dict(content.optimizer))}
             files[STATE] = _json(content.state)
         try:
-            processes.main_rank_first(lambda: begin_directory(folder))
+            processes.on_main_rank(lambda: begin_directory(folder))
             entries = processes.on_all_ranks(lambda: _write(beside(folder), files))
             merged = {name: entry for own in entries for name, entry in own.items()}
             manifest = {"format": FORMAT, "update": content.update, "files": merged}
-            processes.main_rank_first(lambda: _finish(folder, _json(manifest)))
+            processes.on_main_rank(lambda: _finish(folder, _json(manifest)))
         except InputError:
             if processes.is_main:
                 shutil.rmtree(beside(folder), ignore_errors=True)

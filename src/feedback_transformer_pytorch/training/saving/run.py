@@ -7,6 +7,7 @@ model.safetensors  the weights of the last validation or stop
 metrics.jsonl      one JSON object in each line: kinds "xz", "train" and "validation"
 curves.png         a plot of the metrics
 checkpoints/       the states from which training can resume (see checkpoint.py)
+.lock              locked while a process trains (see lock.py)
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from ..objective import Labels, Metric, NextToken
 from ..options import TrainOptions
 from ..schema import flag
 from .checkpoint import Checkpoints
+from .lock import LOCK
 
 try:
     import yaml
@@ -89,10 +91,14 @@ class Run:
         """Creates the directory `options.out` and writes what numbers the tokens, and the options, into it.
 
         Raises:
-            InputError: the directory holds something else (see `find`), or cannot be written.
+            InputError: the directory holds a run or something else (see `find`), or cannot be written.
         """
         path = Path(options.out)
-        find(options)
+        if find(options) is not None:
+            raise InputError(
+                f"{path} holds a run that another process has just created; give --resume to resume it, or choose "
+                "another --out"
+            )
         values = options.to_dict()
         for name in ("out", "resume"):  # a RUN directory may be moved
             del values[name]
@@ -223,7 +229,8 @@ class Run:
                 record["kind"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(
-                    f"{self._metrics}, line {number} is damaged: {error!r}; fix the line or delete it"
+                    f"{self._metrics}, line {number} is damaged: {error!r}; resume the run, which repairs the end of "
+                    "the file, or restore it from a copy"
                 ) from error
             records.append(record)
         return records
@@ -316,7 +323,7 @@ def find(options: TrainOptions) -> Run | None:
     if path.exists() and not path.is_dir():
         raise InputError(f"--out is {path}, which is a file; give a directory")
     numbering = _numbering(options)
-    begun = {"config.yaml" + PART, numbering, numbering + PART}  # left by a crash in `Run.create`
+    begun = {LOCK, "config.yaml" + PART, numbering, numbering + PART}  # left by a crash in `Run.create`
     if path.is_dir() and {entry.name for entry in path.iterdir()} - begun:
         raise InputError(f"{path} is not empty and does not hold a run; choose another --out")
     check_can_be_made(path)

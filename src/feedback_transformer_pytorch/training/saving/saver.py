@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from ...errors import InputError
 from ..earlier import completed
 from ..options import TrainOptions
@@ -17,8 +15,8 @@ from ..reporting.meter import Meter
 from ..schema import flag
 from ..updates.mastery import Mastery
 from ..updates.trainer import Trainer
-from .checkpoint import Checkpoint
-from .run import Run, fixed_options
+from .checkpoint import MODEL, Checkpoint
+from .run import Run, check_fit, fixed_options
 
 
 class Fingerprints(NamedTuple):
@@ -64,7 +62,7 @@ class Saver:
         state = {
             "options": fixed_options(self._options),
             **self._fingerprints._asdict(),
-            "metrics": self._processes.main_rank_first(self._run.metrics_so_far),
+            "metrics": self._processes.on_main_rank(self._run.metrics_so_far),
             "meter": self._meter.state(),
             "walk": self._trainer.walk(),
             "curriculum": None if self._curriculum is None else self._curriculum.state(),
@@ -78,7 +76,7 @@ class Saver:
         )
         checkpoints.save(content, self._processes)
         self.saved, self._saved_at = trainer.update, time.monotonic()
-        self._processes.main_rank_first(self._prune)
+        self._processes.on_main_rank(self._prune)
 
     def _prune(self) -> None:
         checkpoints, best = self._run.checkpoints, self._run.metric.best(self._run.validated())
@@ -98,17 +96,19 @@ class Saver:
         folder = self._run.checkpoints.folder(update)
         try:
             self._check(folder, checkpoint.state)
+            config = self._run.path / "config.yaml"
+            check_fit(self._trainer.model.state_dict(), checkpoint.model, folder / MODEL, config)
             self._meter.restore(checkpoint.state["meter"])
             if self._curriculum is not None:
                 self._curriculum.restore(checkpoint.state["curriculum"])
             metrics = checkpoint.state["metrics"]
             self._trainer.restore(update, checkpoint.model, checkpoint.optimizer, checkpoint.streams)
-        except (InputError, torch.OutOfMemoryError):
+        except InputError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _foreign(folder, repr(error)) from error
-        self._processes.main_rank_first(lambda: self._run.truncate_metrics(metrics, update))
-        self._processes.main_rank_first(self._prune)  # a kill may have prevented this after the last save
+        self._processes.on_main_rank(lambda: self._run.truncate_metrics(metrics, update))
+        self._processes.on_main_rank(self._prune)  # a kill may have prevented this after the last save
         self.saved = update
         return self._other_walk(folder, checkpoint.state.get("walk"))
 
@@ -122,12 +122,18 @@ class Saver:
         )
 
     def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
-        given = " ".join(self._options.files) or self._options.task or "the default text"
         # The fingerprint of the data depends on the numbers of its tokens, so what numbers them is compared first.
-        for name, what, remedy in (
+        compared = [
             ("tokenizer", str(self._run.numbering), "restore this file"),
-            ("data", given, "give the data that the run started with"),
-        ):
+            ("data", " ".join(self._options.files) or "the default text", "give the data that the run started with"),
+        ]
+        if self._options.task is not None:
+            remedy = "resume with the version of the package that began the run"
+            compared = [
+                ("tokenizer", f"the vocabulary of task {self._options.task}", remedy),
+                ("data", f"task {self._options.task}", remedy),
+            ]
+        for name, what, remedy in compared:
             here, there = getattr(self._fingerprints, name), state[name]
             if here != there:
                 raise InputError(

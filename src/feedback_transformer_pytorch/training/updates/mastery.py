@@ -12,7 +12,8 @@ RATE = 0.1  # weight of the newest update in the running accuracy
 
 
 class Mastery:
-    """A curriculum: the sequences grow whenever the running accuracy of their last labels reaches a threshold.
+    """A curriculum: the sequences grow after each update at which the running accuracy of their last labels is at least
+    a threshold. The running accuracy goes on when they grow, so they may grow at several updates in a row.
 
     Attributes:
         length: T, the length of the sequences of the next update.

@@ -113,7 +113,7 @@ class Trainer:
         means = self._processes.mean(torch.stack([torch.stack(losses).mean(), *added]))
         norm = torch.nn.utils.clip_grad_norm_(self._wrapped.parameters(), self._options.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        # This line waits for the device; nothing else in the update does.
+        # This line waits for the device, as the model's `check_tokens` does on CUDA.
         loss, *counted, grad_norm = torch.cat([means, norm[None]]).tolist()
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
@@ -207,13 +207,16 @@ class Trainer:
             streams_states: the result of `streams_state` in each of its processes, by the streams of the process.
 
         Raises:
-            ValueError, KeyError, RuntimeError: the state belongs to other options.
+            ValueError, KeyError: the state belongs to other options.
         """
         set_model_state_dict(self._wrapped, dict(weights), options=_FULL)
         if optimizer_state:
             full: Any = get_optimizer_state_dict(self._wrapped, self._optimizer, options=_FULL)
             for key, tensor in optimizer_state.items():
                 parameter, name = key.rsplit("/", 1)
+                expected = full["state"][parameter][name].shape
+                if tensor.shape != expected:
+                    raise ValueError(f"{key} is {tuple(tensor.shape)}, not {tuple(expected)}")
                 full["state"][parameter][name] = tensor
             set_optimizer_state_dict(self._wrapped, self._optimizer, full, options=_FULL)
         self.update = update
