@@ -87,7 +87,8 @@ def shared(table: str) -> dict[str, Any]:
 
 def rows(table: str) -> list[Row]:
     """The rows of a table, in the order of their files' names."""
-    return [_row(table, shared(table), path) for path in sorted((HERE / table).glob("*.yaml")) if path.name != TABLE]
+    of_table = shared(table)
+    return [_row(table, of_table, path) for path in sorted((HERE / table).glob("*.yaml")) if path.name != TABLE]
 
 
 def _row(table: str, of_table: dict[str, Any], path: Path) -> Row:

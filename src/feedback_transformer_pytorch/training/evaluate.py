@@ -219,7 +219,10 @@ def _count_stream(
         return count_stream(model, stream, block_len=block_len, after_block=after_block)
     rest = count_stream(model, stream, block_len=block_len, lead=lead, rows=rows, after_block=after_block)
     start = Labelled(*(values[:lead] for values in stream))
-    return rest + count_stream(model, start, block_len=block_len, after_block=after_block)
+    found = rest + count_stream(model, start, block_len=block_len, after_block=after_block)
+    if not found.labels.any():
+        raise InputError(f"--rows is {rows}, and no label is at a position that is then counted; give --rows 1")
+    return found
 
 
 def _task(run: Run, options: EvalOptions) -> SequenceTask | StreamTask | None:

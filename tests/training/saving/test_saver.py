@@ -261,16 +261,20 @@ def test_metrics_that_are_shorter_than_the_checkpoint_knows_are_refused(
         second.saver.resume(newest(second.run))
 
 
+def change(run: Run, processes: Processes, part: str, tensor: str) -> None:
+    """Gives a tensor of the checkpoint another shape."""
+    checkpoint = run.checkpoints.load(1)
+    run.checkpoints.keep(set())
+    tensors = {**getattr(checkpoint, part), tensor: torch.zeros(3, 3)}
+    run.checkpoints.save(dataclasses.replace(checkpoint, **{part: tensors}), processes)
+
+
 def test_a_checkpoint_of_other_weights_is_refused(
     options: TrainOptions, start: Callable[..., Training], processes: Processes
 ) -> None:
     training = start(options)
     training.save_each(1)
-    checkpoints = training.run.checkpoints
-    checkpoint = checkpoints.load(1)
-    checkpoints.keep(set())
-    model = {**checkpoint.model, "token_emb.weight": torch.zeros(3, 3)}
-    checkpoints.save(dataclasses.replace(checkpoint, model=model), processes)
+    change(training.run, processes, "model", "token_emb.weight")
     second = start(again(options))
     message = r"00000001/model.safetensors does not match .*config.yaml: token_emb.weight is \(3, 3\) in the weights"
     with pytest.raises(InputError, match=message):
@@ -282,11 +286,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(
 ) -> None:
     training = start(options)
     training.save_each(1)
-    checkpoints = training.run.checkpoints
-    checkpoint = checkpoints.load(1)
-    checkpoints.keep(set())
-    optimizer = {**checkpoint.optimizer, "token_emb.weight/exp_avg": torch.zeros(3, 3)}
-    checkpoints.save(dataclasses.replace(checkpoint, optimizer=optimizer), processes)
+    change(training.run, processes, "optimizer", "token_emb.weight/exp_avg")
     second = start(again(options))
     with pytest.raises(InputError, match=r"not a checkpoint of this run \(.*exp_avg is \(3, 3\), not \(256, 16\)"):
         second.saver.resume(newest(second.run))
