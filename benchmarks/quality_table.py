@@ -19,6 +19,7 @@ import state_tracking
 import text_quality
 from grid import Settings
 from runs import Run, read_runs, with_settings
+from summary import spread
 
 BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in (state_tracking, text_quality)}
 LETTERS = {
@@ -67,7 +68,7 @@ def figures(rows: Rows, chosen: Sequence[str] | None) -> list[str]:
     """A line for each of the rows, a column for each figure."""
     known = dict.fromkeys(name for _, found in rows for run in found for name in run["figures"])
     columns = list(chosen or known)
-    cells = [[spread([run["figures"].get(column) for run in found]) for column in columns] for _, found in rows]
+    cells = [[spread([run["figures"].get(column) for run in found], number) for column in columns] for _, found in rows]
     return table(rows, columns, cells)
 
 
@@ -87,7 +88,8 @@ def at(points: Sequence[dict[str, Any]], figure: str) -> str:
     """A figure and its seconds at one update; the runs that ended before it are left out."""
     if not points:
         return "-"
-    return f"{spread([point[figure] for point in points])} at {number(median(point['seconds'] for point in points))} s"
+    seconds = median(point["seconds"] for point in points)
+    return f"{spread([point[figure] for point in points], number)} at {number(seconds)} s"
 
 
 def table(rows: Rows, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
@@ -99,17 +101,6 @@ def table(rows: Rows, columns: Sequence[str], cells: Sequence[Sequence[str]]) ->
         for (changed, found), line in zip(rows, cells, strict=True)
     ]
     return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """The median, and the lowest and highest value where there are several; and how many runs have no value."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    text = number(median(known))
-    if min(known) != max(known):
-        text += f" ({number(min(known))} to {number(max(known))})"
-    return text if len(known) == len(values) else f"{text} in {len(known)} of {len(values)}"
 
 
 def number(value: float) -> str:

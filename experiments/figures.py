@@ -12,12 +12,17 @@ A row with several windows has tests of the same length; the better one counts, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
 from typing import Any
 
 from rows import Row
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from summary import spread
 
 Column = Mapping[str, Any]
 Run = Mapping[str, Any]
@@ -47,7 +52,8 @@ class Result:
 
 def cell(column: Column, result: Result) -> str:
     """The text of a cell: a figure of each run, summed up."""
-    return spread([value(column, run) for run in result.runs], column.get("format", "number"))
+    form = column.get("format", "number")
+    return spread([value(column, run) for run in result.runs], lambda found: formatted(found, form))
 
 
 def value(column: Column, run: Run) -> float | None:
@@ -88,17 +94,6 @@ def reach(by_position: Sequence[float | None]) -> int:
     """The last position, counted from 1, up to which no accuracy is below REACHED."""
     missed = (place for place, share in enumerate(by_position) if share is not None and share < REACHED)
     return next(missed, len(by_position))
-
-
-def spread(values: Sequence[float | None], form: str) -> str:
-    """The median, and the lowest and the highest value in brackets if they are not the same in print; and how many of
-    the runs have a value, if not all."""
-    known = [found for found in values if found is not None]
-    if not known:
-        return "-"
-    low, middle, high = (formatted(found, form) for found in (min(known), median(known), max(known)))
-    text = middle if low == high else f"{middle} ({low} to {high})"
-    return text if len(known) == len(values) else f"{text} in {len(known)} of {len(values)}"
 
 
 def formatted(found: float, form: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 import page
 import rows
 import run
-from figures import accuracy_at, reach, spread
+from figures import accuracy_at, formatted, reach
+from summary import spread
 
 ROWS = [row for table in rows.tables() for row in rows.rows(table)]
 KINDS = {row.table: row for row in ROWS}
@@ -149,8 +150,8 @@ def test_reach_is_the_last_position_before_the_first_miss() -> None:
 
 
 def test_a_cell_gives_median_and_range() -> None:
-    assert spread([0.5, 0.7, 0.6], "percent") == "60.0 (50.0 to 70.0)"
-    assert spread([0.5], "percent") == "50.0"
-    assert spread([None], "bits") == "-"
-    assert spread([0.5, None, 0.7], "percent") == "60.0 (50.0 to 70.0) in 2 of 3"
-    assert spread([123456.0, 123456.0], "number") == "123,456"
+    assert spread([0.5, 0.7, 0.6], lambda found: formatted(found, "percent")) == "60.0 (50.0 to 70.0)"
+    assert spread([0.5], lambda found: formatted(found, "percent")) == "50.0"
+    assert spread([None], lambda found: formatted(found, "bits")) == "-"
+    assert spread([0.5, None, 0.7], lambda found: formatted(found, "percent")) == "60.0 (50.0 to 70.0) in 2 of 3"
+    assert spread([123456.0, 123456.0], lambda found: formatted(found, "number")) == "123,456"

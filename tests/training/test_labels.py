@@ -23,6 +23,7 @@ from feedback_transformer_pytorch.training.datasets.labelled import (
     sequences_of,
 )
 from feedback_transformer_pytorch.training.evaluate import evaluate_run
+from feedback_transformer_pytorch.training.evaluation.validation import stream_lead
 from feedback_transformer_pytorch.training.evaluation.xz import XzError
 from feedback_transformer_pytorch.training.loop import Outcome, train
 from feedback_transformer_pytorch.training.models.architectures import build_model
@@ -246,6 +247,19 @@ def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(parity: TrainOptions
     assert parts["loss"] == pytest.approx(exact["loss"], rel=1e-2)
     with pytest.raises(InputError, match="a stream has no positions to plot"):
         evaluate_run(EvalOptions(run=options.out, files=[test], plot="a.png"))
+
+
+def test_a_stream_whose_rows_leave_out_its_only_label_is_read_in_one(parity: TrainOptions, tmp_path: Path) -> None:
+    options = dataclasses.replace(parity, task=None, labelled="stream", files=[str(tmp_path / "train.jsonl")])
+    line = json.dumps({"tokens": ["0", "1"] * 150, "labels": ["0", "1"] * 150})
+    (tmp_path / "train.jsonl").write_text(f"{line}\n" * 2)
+    train(options)
+    test = tmp_path / "test.jsonl"
+    count = 3 * stream_lead(options.mem_len) + 1  # after the lead, an odd number: two rows leave out the last token
+    test.write_text(json.dumps({"tokens": ["0"] * count, "labels": [None] * (count - 1) + ["0"]}))
+    with pytest.raises(InputError, match="--rows is 2, and no label is at a position that is then counted"):
+        evaluate_run(EvalOptions(run=options.out, files=[str(test)], rows=2))
+    assert evaluate_run(EvalOptions(run=options.out, files=[str(test)], rows=1)).to_dict()["labels"] == 1
 
 
 def test_a_task_is_evaluated_with_its_own_words_only(parity: TrainOptions) -> None:
