@@ -24,7 +24,7 @@ TIMES = {"seconds", "tokens_per_second", "peak_memory_bytes"}
 
 @pytest.fixture(autouse=True)
 def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest; test_plots.py and test_cli.py draw."""
+    """Drawing takes longer than all the rest; test_plots.py and tests/cli draw."""
     monkeypatch.setattr(loop, "curves_png", lambda *_, **__: b"")
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import train, write_text
 
 from feedback_transformer_pytorch import cli
 from feedback_transformer_pytorch.training.until_stop import UntilStop
-from test_cli import train, write_text
 
 
 @pytest.fixture(scope="module")
