@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from figures import LONGEST, Result, accuracy_at, better_test
+from figures import Result, accuracy_up_to
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
@@ -32,11 +32,10 @@ def positions(groups: Groups) -> bytes:
     figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
     for axes, (title, results) in zip(_panels(figure, len(groups)), groups, strict=True):
         for result, style in zip(results, _styles(results), strict=True):
-            tests = [test["by_position"] for run in result.runs if (test := better_test(run, LONGEST)) is not None]
             points = [
                 (t, found)
                 for t in LENGTHS
-                if (found := [x for x in (accuracy_at(p, t) for p in tests) if x is not None])
+                if (found := [x for x in (accuracy_up_to(run, t) for run in result.runs) if x is not None])
             ]
             places = [t for t, _ in points]
             colour, marker, dash = style
@@ -62,17 +61,20 @@ def positions(groups: Groups) -> bytes:
 
 
 def curves(groups: Groups) -> bytes:
-    """The metric against updates and against the time of one core, a row of panels for each group."""
+    """The metric against updates and against the time of one core, a row of panels for each group.
+
+    All updates of a run are taken to last equally long, since all take as many tokens.
+    """
     figure = Figure(figsize=(9, 3.2 * len(groups)), layout="constrained")
     grid = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
     for (left, right), (title, results) in zip(grid, groups, strict=True):
-        for axes, column, name in ((left, 0, "update"), (right, 1, "seconds of one core")):
+        for axes, name in ((left, "update"), (right, "seconds of one core")):
             for result, (colour, marker, dash) in zip(results, _styles(results), strict=True):
                 for number, run in enumerate(result.runs):
-                    points = run["curve"]
+                    unit = 1 if axes is left else run["seconds"] / run["updates"]
                     axes.plot(
-                        [p[column] for p in points],
-                        [p[2] for p in points],
+                        [unit * update for update, _ in run["curve"]],
+                        [metric for _, metric in run["curve"]],
                         dash,
                         color=colour,
                         marker=marker,
