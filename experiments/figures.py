@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rows import Row
@@ -49,6 +50,13 @@ class Result:
     def machines(self) -> list[str]:
         """Where its runs were measured."""
         return [f"{run['environment']['cpu']}, torch {run['environment']['torch']}" for run in self.runs]
+
+
+def core_seconds(result: Result) -> float:
+    """The time of all runs of a row. Runs that only chose the learning rate are taken to have lasted as long as the
+    others."""
+    seconds = [run["seconds"] for run in result.runs if "diverged" not in run]
+    return fmean(seconds) * (len(result.runs) + len(result.row.lr) - 1)
 
 
 def cell(column: Column, result: Result) -> str:
