@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -18,10 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from figures import Result, accuracy_up_to
+from figures import Result, accuracy_up_to, value
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
+PLAIN = re.compile(r"(Feedback|Transformer)(?: \(-XL\))?, L (\d+)")  # labels of rows without a special setting
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))  # of an architecture's rows
 
 Groups = Sequence[tuple[str, Sequence[Result]]]  # a title and its rows
@@ -60,6 +62,39 @@ def positions(groups: Groups) -> bytes:
     return _svg(figure, groups)
 
 
+def layers(groups: Groups) -> bytes:
+    """The last position with an accuracy of at least REACHED against the number of layers, a panel for each group."""
+    column = {"show": "reach"}
+    drawn = [(title, found) for title, results in groups if (found := _plain(results, column))]
+    figure = Figure(figsize=(3.0 * len(drawn), 3.0), layout="constrained")
+    for axes, (title, found) in zip(_panels(figure, len(drawn)), drawn, strict=True):
+        for name, (colour, marker) in STYLES.items():
+            points = sorted((depth, reached) for (row, depth), reached in found.items() if row == name)
+            axes.plot(
+                [depth for depth, _ in points],
+                [median(reached) for _, reached in points],
+                color=colour,
+                marker=marker,
+                label=name if points else None,
+            )
+            for depth, reached in points:
+                axes.vlines(depth, min(reached), max(reached), color=colour, alpha=0.4)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set(title=title, xlabel="layers", xticks=(1, 2, 4, 8), xticklabels=("1", "2", "4", "8"), ylim=(0.9, 600))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("last position with at least 90 %")
+    figure.axes[0].legend(fontsize="x-small")
+    return _svg(figure, groups)
+
+
+def _plain(results: Sequence[Result], column: dict[str, Any]) -> dict[tuple[str, int], list[float]]:
+    """The figures of the rows that differ only in architecture and layers, by both."""
+    plain = [(result, match) for result in results if (match := PLAIN.fullmatch(result.row.label))]
+    figures = {(m[1], int(m[2])): [v for run in r.runs if (v := value(column, run)) is not None] for r, m in plain}
+    return {key: found for key, found in figures.items() if found}
+
+
 def curves(groups: Groups) -> bytes:
     """The metric against updates and against the time of one core, a row of panels for each group.
 
@@ -88,7 +123,7 @@ def curves(groups: Groups) -> bytes:
     return _svg(figure, groups)
 
 
-DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "curves": curves}
+DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "layers": layers, "curves": curves}
 
 
 def digest(groups: Groups) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ def made() -> dict[Path, bytes]:
         known |= {f"{table}/{name}": result for name, result in results.items()}
         section = [f"## {of_table['title']}", of_table["text"].strip()]
         section.append(f"Budget: {of_table['budget']}; all rows {hours(results.values())}.")
-        if "plot" in of_table:
-            files[HERE / "plots" / f"{table}.svg"] = DRAWINGS[of_table["plot"]](groups)
-            section.append(f"![{of_table['title']}](plots/{table}.svg)")
+        for drawing, path, title in plots(table, of_table):
+            files[HERE / path] = DRAWINGS[drawing](groups)
+            section.append(f"![{title}]({path})")
         section += [
             part for title, of_group in groups for part in written(title, of_group, columns(of_table, of_group))
         ]
@@ -78,6 +78,12 @@ def made() -> dict[Path, bytes]:
     head = f"{HEAD}\nAll tables together took {hours(known.values())}.\n"
     readme = with_tables(MAIN_README.read_text(encoding="utf-8"), {"results": lambda: overview(known)})
     return {HERE / "README.md": "\n".join([head, *sections]).encode(), MAIN_README: readme.encode(), **files}
+
+
+def plots(table: str, of_table: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The name of each drawing of a table, the path of its file, and what it shows."""
+    for drawing, title in of_table.get("plots", {}).items():
+        yield drawing, f"plots/{table}-{drawing}.svg", title
 
 
 def hours(results: Iterable[Result]) -> str:
