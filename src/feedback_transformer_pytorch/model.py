@@ -81,7 +81,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The L blocks."""
+        """The L layers, each with the modules `attention` and `feedforward`."""
         return self.decoder.stack.layers
 
     @property
