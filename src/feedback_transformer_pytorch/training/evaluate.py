@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data import Text, Tokenizer, check_labels, default_cache, read_lines, tokenize
 from ..errors import InputError, MissingExtraError
@@ -166,24 +167,26 @@ def _of_labels(run: Run, options: EvalOptions, report: Report) -> Evaluation:
     if task is not None and task.words != vocabulary.words:
         raise InputError(f"--task is {task.name!r}, whose words are not those that {run.path} was trained with")
     data: Labelled | list[Labelled]
+    positions = None  # of the tokens of a stream
     if isinstance(task, SequenceTask):
         count, length = options.sequences or SEQUENCES, options.length or run.options.block_len
         data = sequences_of(task, count, length, TEST_SEED)
         name = f"{count:,} sequences of task {task.name}, length {length}"
     elif task is not None:
         _refuse(options, ("length", "sequences"), f"task {task.name!r} is one stream; leave it out")
+        _refuse(options, ("plot",), f"task {task.name!r} is one stream without positions; leave it out, or give files")
         data, name = task.stream("test"), f"the test stream of task {task.name}"
     else:
         lines, name = [line.encode(vocabulary) for line in read_lines(options.files)], " ".join(options.files)
         check_labels(lines, name)
-        data = joined(lines) if run.options.labelled == "stream" or _is_stream(run) else lines
-    if isinstance(data, Labelled):
-        _refuse(options, ("plot",), "a stream has no positions to plot; leave it out")
-    else:
+        data = lines
+        if run.options.labelled == "stream" or _is_stream(run):
+            data, positions = joined(lines), np.concatenate([np.arange(len(line.tokens)) for line in lines])
+    if not isinstance(data, Labelled):
         _refuse(options, ("rows",), "the data are sequences, each read from start to end; leave it out")
     model = _load(run, vocabulary.num_tokens, options)
     if isinstance(data, Labelled):
-        found = _measure_stream(run, model, data, options, report)
+        found = _measure_stream(run, model, data, positions, options, report)
     else:
         count = sum(len(sequence.tokens) for sequence in data)
         found = count_sequences(model, run.objective, data, _progress(report, count))
@@ -203,7 +206,14 @@ def _of_labels(run: Run, options: EvalOptions, report: Report) -> Evaluation:
     )
 
 
-def _measure_stream(run: Run, model: LanguageModel, stream: Labelled, options: EvalOptions, report: Report) -> Measured:
+def _measure_stream(
+    run: Run,
+    model: LanguageModel,
+    stream: Labelled,
+    positions: npt.NDArray[np.int64] | None,
+    options: EvalOptions,
+    report: Report,
+) -> Measured:
     lead = min(len(stream.tokens) // 2, stream_lead(options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(stream.tokens), lead)
     after_block = _progress(report, len(stream.tokens))
@@ -216,6 +226,7 @@ def _measure_stream(run: Run, model: LanguageModel, stream: Labelled, options: E
             block_len=run.options.block_len,
             lead=lead,
             rows=rows,
+            positions=None if positions is None else positions[part],
             after_block=after_block,
         )
 
