@@ -56,8 +56,7 @@ bench: .venv/ready  ## the table of speed in the README, from an idle machine
 	$(RUN)python benchmarks/plots.py
 
 experiments: .venv/ready  ## runs what has no results yet, for hours; it may be stopped and goes on; TABLE= or TABLE/ROW
-	$(RUN)python experiments/run.py $(TABLE)
-	$(RUN)python experiments/page.py
+	$(RUN)python experiments/run.py $(TABLE); status=$$?; $(RUN)python experiments/page.py && exit $$status
 
 clean:
 	rm -rf .venv .cache dist build docs/_build $(DEMO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 
 from feedback_transformer_pytorch.recurrence.native.library import library
 
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+ROOT = Path(__file__).parents[1]
+PYPROJECT = ROOT / "pyproject.toml"
 MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
@@ -22,6 +24,8 @@ def describe(device: str) -> dict[str, Any]:
     flags = cpu.get("flags", "").split()
     return {
         "cpu": cpu.get("model name", platform.processor()),
+        "cpu_family": cpu.get("cpu family"),
+        "cpu_model": cpu.get("model"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_flags": [flag for flag in MATRIX_FLAGS if flag in flags],
@@ -30,7 +34,17 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "feedback_transformer_pytorch": tomllib.loads(PYPROJECT.read_text())["project"]["version"],
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit that is checked out; None outside of a checkout."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _cpu_fields() -> dict[str, str]:

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 LOOKS = {
     "reference": ("0.0.11", "#D55E00"),
     "stepwise": ("stepwise", "#E69F00"),
-    "fused": ("fused", "#0072B2"),
-    "fused-relative": ("fused, relative", "#56B4E9"),
+    "fused": ("this package (t5)", "#0072B2"),
+    "fused-relative": ("this package (relative)", "#56B4E9"),
     "transformer-xl": ("Transformer-XL", "#CC79A7"),
     "parallel": ("parallel Transformer", "#555555"),
 }
@@ -80,7 +80,7 @@ def plot_speed(report: dict[str, Any], out: Path) -> None:
         panel.set_xscale("log")
         panel.axvline(1, color=LOOKS["parallel"][1], linewidth=1.2)
         panel.tick_params(axis="y", length=0)
-        panel.set_xlabel("forward and backward / the parallel one's")
+        panel.set_xlabel("time of a forward and backward pass,\nrelative to the parallel Transformer")
         number_ticks(panel, [1, 2, 3, 5, 10, 20, 30])
     first = figure.axes[0]
     first.set_xlim(right=3 * first.get_xlim()[1])  # room for the labels
@@ -105,8 +105,8 @@ def plot_scaling(speed: dict[str, Any], memory: dict[str, Any], out: Path) -> No
     precision = speed["results"][0]["precision"]
     plot_lines(left, speed, precision, lambda row: row["forward_backward"]["median_s"])
     plot_lines(right, memory, precision, lambda row: row["peak_mib"] and row["peak_mib"] / 1024)
-    left.set_title(f"seconds, {precision}")
-    right.set_title(f"peak memory in GiB, {precision}")
+    left.set_title(f"time in seconds, {precision}")
+    right.set_title(f"peak RAM in GiB, {precision}")
     save(figure, speed, out)
 
 

@@ -110,7 +110,7 @@ def weights() -> str:
         own = {row["rows"]: row for row in found if row.get("contestant") == name}
         times = [f"{own[count]['median_ms']:.2f}" for count in (1, 16)]
         rows.append([shown, *times, f"{own[1]['state_bytes'] / 1e6:.2f}"])
-    return markdown(["", "one row, ms a token", "16 rows, ms a token", "state of a row, MB"], rows)
+    return markdown(["", "one row, ms per token", "16 rows, ms per token", "state, MB per row"], rows)
 
 
 def read(name: str) -> dict[str, Any]:

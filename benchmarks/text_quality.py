@@ -1,4 +1,4 @@
-"""How well text is learnt with the defaults of `feedback-transformer train`, and with other values of them.
+"""How well text is learned with the defaults of `feedback-transformer train`, and with other values of them.
 
 Each run trains on the English that Python carries, at a small size. What SIZE does not name has the default of `train`,
 so these defaults are what is tested. The seed changes initialisation and dropout; all runs read the same text in the

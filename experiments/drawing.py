@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -18,10 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from figures import LONGEST, Result, accuracy_at, better_test
+from figures import Result, accuracy_up_to, value
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
+PLAIN = re.compile(r"(Feedback|Transformer)(?: \(-XL\))?, L (\d+)")  # labels of rows without a special setting
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))  # of an architecture's rows
 
 Groups = Sequence[tuple[str, Sequence[Result]]]  # a title and its rows
@@ -32,11 +34,10 @@ def positions(groups: Groups) -> bytes:
     figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
     for axes, (title, results) in zip(_panels(figure, len(groups)), groups, strict=True):
         for result, style in zip(results, _styles(results), strict=True):
-            tests = [test["by_position"] for run in result.runs if (test := better_test(run, LONGEST)) is not None]
             points = [
                 (t, found)
                 for t in LENGTHS
-                if (found := [x for x in (accuracy_at(p, t) for p in tests) if x is not None])
+                if (found := [x for x in (accuracy_up_to(run, t) for run in result.runs) if x is not None])
             ]
             places = [t for t, _ in points]
             colour, marker, dash = style
@@ -61,18 +62,54 @@ def positions(groups: Groups) -> bytes:
     return _svg(figure, groups)
 
 
+def layers(groups: Groups) -> bytes:
+    """The last position with an accuracy of at least REACHED against the number of layers, a panel for each group."""
+    column = {"show": "reach"}
+    drawn = [(title, found) for title, results in groups if (found := _plain(results, column))]
+    figure = Figure(figsize=(3.0 * len(drawn), 3.0), layout="constrained")
+    for axes, (title, found) in zip(_panels(figure, len(drawn)), drawn, strict=True):
+        for name, (colour, marker) in STYLES.items():
+            points = sorted((depth, reached) for (row, depth), reached in found.items() if row == name)
+            axes.plot(
+                [depth for depth, _ in points],
+                [median(reached) for _, reached in points],
+                color=colour,
+                marker=marker,
+                label=name if points else None,
+            )
+            for depth, reached in points:
+                axes.vlines(depth, min(reached), max(reached), color=colour, alpha=0.4)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set(title=title, xlabel="layers", xticks=(1, 2, 4, 8), xticklabels=("1", "2", "4", "8"), ylim=(0.9, 600))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("last position with at least 90 %")
+    figure.axes[0].legend(fontsize="x-small")
+    return _svg(figure, groups)
+
+
+def _plain(results: Sequence[Result], column: dict[str, Any]) -> dict[tuple[str, int], list[float]]:
+    """The figures of the rows that differ only in architecture and layers, by both."""
+    plain = [(result, match) for result in results if (match := PLAIN.fullmatch(result.row.label))]
+    figures = {(m[1], int(m[2])): [v for run in r.runs if (v := value(column, run)) is not None] for r, m in plain}
+    return {key: found for key, found in figures.items() if found}
+
+
 def curves(groups: Groups) -> bytes:
-    """The metric against updates and against the time of one core, a row of panels for each group."""
+    """The metric against updates and against the time of one core, a row of panels for each group.
+
+    All updates of a run are taken to last equally long, since all take as many tokens.
+    """
     figure = Figure(figsize=(9, 3.2 * len(groups)), layout="constrained")
     grid = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
     for (left, right), (title, results) in zip(grid, groups, strict=True):
-        for axes, column, name in ((left, 0, "update"), (right, 1, "seconds of one core")):
+        for axes, name in ((left, "update"), (right, "seconds of one core")):
             for result, (colour, marker, dash) in zip(results, _styles(results), strict=True):
                 for number, run in enumerate(result.runs):
-                    points = run["curve"]
+                    unit = 1 if axes is left else run["seconds"] / run["updates"]
                     axes.plot(
-                        [p[column] for p in points],
-                        [p[2] for p in points],
+                        [unit * update for update, _ in run["curve"]],
+                        [metric for _, metric in run["curve"]],
                         dash,
                         color=colour,
                         marker=marker,
@@ -86,7 +123,7 @@ def curves(groups: Groups) -> bytes:
     return _svg(figure, groups)
 
 
-DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "curves": curves}
+DRAWINGS: dict[str, Callable[[Groups], bytes]] = {"positions": positions, "layers": layers, "curves": curves}
 
 
 def digest(groups: Groups) -> str:

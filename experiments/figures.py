@@ -1,13 +1,14 @@
 """The figures of a table's cells, from the results of its rows.
 
 A column is a mapping in table.yaml: its `name`, the `format` of its numbers, and what it shows:
-  parameters, seconds, updates, tokens, block_len or ms (milliseconds an update): of the run
+  parameters, seconds, updates, tokens, block_len or ms (milliseconds per update): of the run
   validation: the metric at the end of training
-  at, with a `length` T: the accuracy at the last quarter of the positions up to T, of the test named T or else of the
-    one named 512
+  at, with a `length` T: the accuracy at the last quarter of the positions up to T, of the test of the shortest
+    sequences that are long enough
   reach: the last position up to which accuracy is REACHED at every position
   any other name, with a `test`: that figure of the test
-A row with several windows has tests of the same length; the better one counts, the one that is more often right.
+A test whose name begins with a number has sequences of that length. A row with several windows has several tests of a
+length, such as "512" and "512, M 512"; the better one counts, the one that is more often right.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rows import Row
@@ -50,6 +52,13 @@ class Result:
         return [f"{run['environment']['cpu']}, torch {run['environment']['torch']}" for run in self.runs]
 
 
+def core_seconds(result: Result) -> float:
+    """The time of all runs of a row. Runs that only chose the learning rate are taken to have lasted as long as the
+    others."""
+    seconds = [run["seconds"] for run in result.runs if "diverged" not in run]
+    return fmean(seconds) * (len(result.runs) + len(result.row.lr) - 1)
+
+
 def cell(column: Column, result: Result) -> str:
     """The text of a cell: a figure of each run, summed up."""
     form = column.get("format", "number")
@@ -66,16 +75,23 @@ def value(column: Column, run: Run) -> float | None:
     if show == "ms":
         return 1000 * run["seconds"] / run["updates"]
     if show == "validation":
-        return float(run["curve"][-1][2])
+        return float(run["curve"][-1][1])
     if show == "at":
-        test = better_test(run, str(column["length"])) or better_test(run, LONGEST)
-        return None if test is None else accuracy_at(test["by_position"], column["length"])
+        return accuracy_up_to(run, column["length"])
     if show == "reach":
         test = better_test(run, LONGEST)
         dense = test is not None and test["labels"] >= ENOUGH * len(test["by_position"])
         return float(reach(test["by_position"])) if test is not None and dense else None
     test = run["test"].get(column["test"])
     return None if test is None else float(test[show])
+
+
+def accuracy_up_to(run: Run, length: int) -> float | None:
+    """The accuracy at the last quarter of the positions up to T; None if no test has sequences of T tokens."""
+    lengths = {int(name.partition(",")[0]) for name in run["test"] if name[0].isdigit()}
+    enough = [tested for tested in lengths if tested >= length]
+    test = better_test(run, str(min(enough))) if enough else None
+    return None if test is None else accuracy_at(test["by_position"], length)
 
 
 def better_test(run: Run, name: str) -> dict[str, Any] | None:
@@ -97,9 +113,11 @@ def reach(by_position: Sequence[float | None]) -> int:
 
 
 def formatted(found: float, form: str) -> str:
-    """As a percentage, with three decimals, as a whole number, or with three digits."""
+    """As a percentage, in millions, with three decimals, as a whole number, or with three digits."""
     if form == "percent":
         return f"{100 * found:.1f}"
+    if form == "millions":
+        return f"{found / 1e6:.1f}"
     if form == "bits":
         return f"{found:.3f}"
     return f"{found:,.0f}" if abs(found) >= 100 else f"{found:.3g}"

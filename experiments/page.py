@@ -1,4 +1,4 @@
-"""Makes README.md and the plots from the results.
+"""Makes README.md, the plots, and the table of results in the main README from the results.
 
 python experiments/page.py            writes them
 python experiments/page.py --check    fails if they are not what the results say
@@ -9,15 +9,18 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from drawing import DRAWINGS
-from figures import Result, cell, value
+from figures import Result, cell, core_seconds, value
+from overview import overview
 from rows import rows, shared, tables
+from tables import with_tables
 
 HERE = Path(__file__).parent
+MAIN_README = HERE.parent / "README.md"
 HEAD = """# Experiments
 
 These tables show the gains and the costs of feedback memory. `make experiments` runs every row that has no result yet.
@@ -25,13 +28,13 @@ You can stop it at any time and start it again. `make experiments TABLE=controls
 TABLE=controls/copy-feedback` one row. Each table has a folder next to this page, with a YAML file for each row. `python
 experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
-Each model is trained with the best of two or three learning rates: the one with the lowest validation loss on the first
-seed. Each cell gives the median over the seeds, with the lowest and the highest value in brackets. Times are processor
-times on one core, of a whole run with its validations. Torch operations compute the Transformers, and a compiled kernel
-most Feedback models, so that a small one can take less time than a Transformer. The table of speed in the main README
-compares other shapes, with another position, on two cores. The accuracy at a length T is that of the last quarter of
-the positions up to T. "Last position with at least 90 %" is the last position up to which every position has an
-accuracy of at least 90 %.
+Each model is trained with the best of two or three learning rates: on the first seed, the one with the lowest
+validation loss; where sequences grow, the one with which they grew longest, then the one with the lowest loss on them.
+Each cell gives the median over the seeds, with the lowest and the highest value in brackets. Times are CPU times on one
+core and include validation. Torch operations compute the Transformers, and a compiled kernel most Feedback models, so
+that a small one can take less time than a Transformer. The table of speed in the main README compares other shapes,
+with another position, on two cores. The accuracy at a length T is that of the last quarter of the positions up to T.
+"Last position with at least 90 %" is the last position up to which every position has an accuracy of at least 90 %.
 """
 
 
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check = parser.parse_args(argv).check
     stale = [(path, content) for path, content in made().items() if not is_current(path, content)]
     if check and stale:
-        names = ", ".join(str(path.relative_to(HERE)) for path, _ in stale)
+        names = ", ".join(str(path.relative_to(HERE.parent)) for path, _ in stale)
         sys.exit(f"not up to date: {names}; run `python experiments/page.py`")
     for path, content in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,24 +53,42 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def made() -> dict[Path, bytes]:
     """The content of every file that this program writes."""
-    sections, files = [HEAD], {}
+    sections, files, known = [], {}, {}
     for table in tables():
         of_table, found = shared(table), {row.name: (row, row.found()) for row in rows(table)}
-        groups = grouped(of_table, [Result(row, results) for row, results in found.values() if results is not None])
+        results = {name: Result(row, result) for name, (row, result) in found.items() if result is not None}
+        groups = grouped(of_table, list(results.values()))
         if not groups:
             continue
-        section = [f"## {of_table['title']}", of_table["text"].strip(), f"Budget: {of_table['budget']}."]
-        if "plot" in of_table:
-            files[HERE / "plots" / f"{table}.svg"] = DRAWINGS[of_table["plot"]](groups)
-            section.append(f"![{of_table['title']}](plots/{table}.svg)")
-        section += [part for title, results in groups for part in written(title, results, columns(of_table, results))]
-        missing = [name for name, (_, results) in found.items() if results is None]
+        known |= {f"{table}/{name}": result for name, result in results.items()}
+        section = [f"## {of_table['title']}", of_table["text"].strip()]
+        section.append(f"Budget: {of_table['budget']}; all rows {hours(results.values())}.")
+        for drawing, path, title in plots(table, of_table):
+            files[HERE / path] = DRAWINGS[drawing](groups)
+            section.append(f"![{title}]({path})")
+        section += [
+            part for title, of_group in groups for part in written(title, of_group, columns(of_table, of_group))
+        ]
+        missing = [name for name in found if name not in results]
         if missing:
             section.append(f"Rows without a result yet: {', '.join(missing)}.")
-        machines = dict.fromkeys(m for _, results in groups for result in results for m in result.machines)
+        machines = dict.fromkeys(machine for result in results.values() for machine in result.machines)
         section.append(f"Measured on {'; '.join(machines)}.")
         sections.append("\n\n".join(section) + "\n")
-    return {HERE / "README.md": "\n".join(sections).encode(), **files}
+    head = f"{HEAD}\nAll tables together took {hours(known.values())}.\n"
+    readme = with_tables(MAIN_README.read_text(encoding="utf-8"), {"results": lambda: overview(known)})
+    return {HERE / "README.md": "\n".join([head, *sections]).encode(), MAIN_README: readme.encode(), **files}
+
+
+def plots(table: str, of_table: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The name of each drawing of a table, the path of its file, and what it shows."""
+    for drawing, title in of_table.get("plots", {}).items():
+        yield drawing, f"plots/{table}-{drawing}.svg", title
+
+
+def hours(results: Iterable[Result]) -> str:
+    """How long the runs took, those that chose the learning rates included."""
+    return f"{sum(map(core_seconds, results)) / 3600:.1f} hours of one core"
 
 
 def is_current(path: Path, content: bytes) -> bool:

@@ -15,6 +15,7 @@ from feedback_transformer_pytorch.training.options import TrainOptions
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 TABLE = "table.yaml"  # what the rows of a folder share
+SAVING = {"cache", "strategy", "checkpoint_every", "checkpoint_minutes", "keep", "trackers"}  # options of no effect
 FIELDS = {"label", "group", "seeds", "lr", "test", "options"}
 
 
@@ -57,7 +58,7 @@ class Row:
         if not self.result.exists():
             return None
         found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-        return found if found["settings"] == self.settings else None
+        return found if _what_matters(found["settings"]) == _what_matters(self.settings) else None
 
     def run_options(self, lr: float, seed: int, runs: Path) -> TrainOptions:
         """The options of one run. Its directory changes with the row's options."""
@@ -68,6 +69,12 @@ class Row:
         """The options of `train`, the defaults included, but those that differ between the runs of the row."""
         whole = TrainOptions.from_dict({**self.options, "out": "RUN"}).to_dict()
         return {name: value for name, value in whole.items() if name not in ("lr", "seed", "out")}
+
+
+def _what_matters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without options of no effect on results. An option that is newer than the settings has its default."""
+    options = TrainOptions.from_dict({**settings["options"], "out": "RUN"}).to_dict()
+    return {**settings, "options": {name: value for name, value in options.items() if name not in SAVING}}
 
 
 def digest(content: Any) -> str:

@@ -4,8 +4,9 @@
     python experiments/run.py state-tracking                     one table
     python experiments/run.py state-tracking/s3-feedback-2       one row
 
-The learning rate of a row is chosen on its first seed, by the validation loss at the end of training. Then the other
-seeds are trained with it. Rows run side by side, each on one core.
+The learning rate of a row is chosen on its first seed: that with which sequences grew longest, and among these the one
+with the lowest loss at the end of training. Then the other seeds are trained with it. Rows run side by side, each on
+one core.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -42,6 +45,7 @@ from rows import Row, digest, rows, tables  # noqa: E402
 from testing import measure  # noqa: E402
 
 RUNS = HERE / "runs"
+LAST_INTERVALS = 10  # of training, for the loss at its end
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     todo = [row for row in chosen(options.names) if row.found() is None]
     print(f"{len(todo)} rows to run", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     failed = run_side_by_side(todo, options.jobs, options.runs)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
@@ -114,19 +119,24 @@ def chosen(names: Sequence[str]) -> list[Row]:
 
 def run_row(row: Row, runs: Path) -> None:
     """Trains all runs of a row, tests those of the chosen learning rate, and writes its results."""
-    first = row.seeds[0]
-    losses = {lr: trained(row, lr, first, runs)["validation_loss"] for lr in row.lr}
-    best = min(losses, key=lambda lr: math.inf if losses[lr] is None else losses[lr])
+    tried = {lr: trained(row, lr, row.seeds[0], runs) for lr in row.lr}
+    best = min(tried, key=lambda lr: rank(tried[lr]))
     found = [tested(row, best, seed, runs) for seed in row.seeds]
     result = {
         "settings": row.settings,
         "lr": best,
-        "losses_by_lr": {f"{lr:g}": loss for lr, loss in losses.items()},
+        "losses_by_lr": {f"{lr:g}": of_lr["final_loss"] for lr, of_lr in tried.items()},
+        "lengths_by_lr": {f"{lr:g}": of_lr["block_len"] for lr, of_lr in tried.items()},
         "runs": found,
     }
     row.result.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(row.result, (json.dumps(result, indent=1) + "\n").encode())
     print(f"{row.table}/{row.name}: done with lr {best:g}", flush=True)
+
+
+def rank(run: dict[str, Any]) -> tuple[int, float]:
+    """The smaller, the better a run was: by the length of its sequences, then by its loss."""
+    return -(run["block_len"] or 0), math.inf if run["final_loss"] is None else run["final_loss"]
 
 
 def trained(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
@@ -143,8 +153,8 @@ def trained(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
             seconds = train_timed(options)
             result |= outcome(Run.open(out), seconds)
         except DivergedError as error:
-            result |= {"validation_loss": None, "curve": [], "diverged": str(error)}
-    result["environment"] = describe("cpu")
+            result |= {"block_len": None, "final_loss": None, "curve": [], "diverged": str(error)}
+    result |= {"date": time.strftime("%Y-%m-%d"), "environment": describe("cpu")}
     write_atomically(finished, (json.dumps(result) + "\n").encode())
     return result
 
@@ -179,43 +189,53 @@ def log_of(out: Path) -> Iterator[None]:
 def train_timed(options: TrainOptions) -> float:
     """Trains a run to its end; returns the seconds of processor time that this took, validations and start included.
 
-    The time before a stop counts. What is lost when the process is killed does not, and is computed again.
+    The time before a stop counts. A run whose process was killed starts again, since its time is not known.
     """
     out = Path(options.out)
     path = out.parent / f"{out.name}.seconds"
+    if out.exists() and not path.exists():
+        shutil.rmtree(out)
     before = float(path.read_text()) if path.exists() else 0.0
+    path.unlink(missing_ok=True)
     began = time.process_time()
     try:
         done = train(options)
     finally:
-        path.write_text(str(before + time.process_time() - began))
+        seconds = before + time.process_time() - began
+        path.write_text(str(seconds))
     if done.stopped_by is not None:
         raise Stopped(done.stopped_by)
-    return float(path.read_text())
+    return seconds
 
 
 def outcome(run: Run, seconds: float) -> dict[str, Any]:
-    """What a trained run found. Times on its curves are scaled to `seconds` of processor time."""
+    """What a trained run found."""
     records = run.metrics()
     validations = [record for record in records if record["kind"] == "validation"]
     intervals = [record for record in records if record["kind"] == "train"]
     last = validations[-1]
-    scale = seconds / last["seconds"]
-    loss = last.get("loss", last[run.metric.name])
+    loss = final_loss(last.get("loss", last[run.metric.name]), intervals, grown=run.options.mastery is not None)
     return {
         "parameters": sum(tensor.numel() for tensor in run.load_model(run.tokens().num_tokens).state_dict().values()),
         "updates": last["update"],
         "tokens": last["tokens"],
         "block_len": intervals[-1]["block_len"],
         "seconds": round(seconds, 2),
-        "validation_loss": loss if math.isfinite(loss) else None,
-        "curve": curve(validations, run.metric.name, scale),
+        "final_loss": loss if math.isfinite(loss) else None,
+        "curve": [[r["update"], round(r[run.metric.name], 5)] for r in validations if run.metric.name in r],
     }
 
 
-def curve(records: Sequence[dict[str, Any]], metric: str, scale: float) -> list[list[float]]:
-    """[update, seconds, metric] of each record that has it."""
-    return [[r["update"], round(scale * r["seconds"], 2), round(r[metric], 5)] for r in records if metric in r]
+def final_loss(validation: float, intervals: Sequence[dict[str, Any]], *, grown: bool) -> float:
+    """The loss at the end of training: of validation, or, if sequences grew, of the last intervals of training.
+
+    Validation takes sequences of full length. A model that never saw them can be worse on them than by chance, which
+    says nothing about its learning rate. Generated sequences are new at each update, so none is known by heart.
+    """
+    if not grown:
+        return validation
+    length = intervals[-1]["block_len"]
+    return fmean(record["loss"] for record in intervals[-LAST_INTERVALS:] if record["block_len"] == length)
 
 
 if __name__ == "__main__":

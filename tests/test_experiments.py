@@ -4,6 +4,9 @@ import dataclasses
 import json
 import os
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +15,49 @@ import pytest
 import page
 import rows
 import run
-from figures import accuracy_at, formatted, reach
+from feedback_transformer_pytorch.training import loop
+from feedback_transformer_pytorch.training.interrupt import Stopped
+from feedback_transformer_pytorch.training.updates.trainer import Step
+from figures import accuracy_at, accuracy_up_to, formatted, reach
 from summary import spread
 
 ROWS = [row for table in rows.tables() for row in rows.rows(table)]
-KINDS = {row.table: row for row in ROWS}
+KINDS = {
+    (row.table, row.options.get("model"), row.options.get("task") is None, "mastery" in row.options, *row.test): row
+    for row in ROWS
+}
 TINY: dict[str, Any] = {
     "dim": 8,
-    "depth": 1,
     "heads": 2,
     "dim_head": 4,
-    "mem_len": 8,
+    "mem_len": 16,
     "batch_size": 2,
     "block_len": 16,
     "max_updates": 2,
     "eval_every": 1,
     "log_every": 1,
     "eval_len": 64,
-    "stored": "mix",
-    "seq_len": 1,
 }
+
+
+def tiny(row: rows.Row, folder: Path) -> rows.Row:
+    """The row with a small model, two short runs and short tests, and with a short text if it reads text."""
+    test = {name: {**arguments, **_short(arguments)} for name, arguments in row.test.items()}
+    options = {**row.options, **TINY, "depth": min(row.options.get("depth", 2), 3)}
+    if "task" not in options:
+        text = folder / "text.txt"
+        text.write_text("".join(f"{n} sheep and {n * n} goats went over the bridge.\n" for n in range(100)))
+        options["files"] = [str(text)]
+    return dataclasses.replace(row, seeds=[0, 1], lr=[0.001], test=test, options=options)
+
+
+def named(name: str) -> rows.Row:
+    (row,) = run.chosen([name])
+    return row
+
+
+def _short(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: 32 for name in ("length", "sequences", "mem_len") if name in arguments}
 
 
 @pytest.fixture
@@ -53,14 +79,13 @@ def test_every_row_has_options_that_training_takes(row: rows.Row, tmp_path: Path
 def test_each_kind_of_experiment_from_end_to_end(
     whole: rows.Row, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    test = {name: {**arguments, **_short(arguments)} for name, arguments in whole.test.items()}
-    tiny = {"seeds": [0, 1], "lr": [0.001], "test": test, "options": {**whole.options, **TINY}}
-    row = rows.Row(**{**vars(whole), **tiny})
+    row = tiny(whole, tmp_path)
     run.run_row(row, tmp_path / "runs")
     found = json.loads(row.result.read_text())
     assert found["lr"] in row.lr
     assert [one["seed"] for one in found["runs"]] == [0, 1]
     assert [len(one["curve"]) for one in found["runs"]] == [2, 2]
+    assert all(one["test"].keys() == row.test.keys() for one in found["runs"])
     monkeypatch.setattr(page, "rows", lambda table: [row] if table == row.table else [])
     written = page.made()[page.HERE / "README.md"].decode()
     assert f"| {row.label} |" in written
@@ -71,8 +96,59 @@ def test_each_kind_of_experiment_from_end_to_end(
     assert json.loads(row.result.read_text()) == found
 
 
-def _short(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: 32 for name in ("length", "sequences") if name in arguments}
+def test_a_row_that_was_stopped_goes_on(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, step = tiny(named("state-tracking/a5-feedback-2"), tmp_path), loop.Trainer.step
+    run.run_row(row, tmp_path / "whole")
+    whole = json.loads(row.result.read_text())
+    row.result.unlink()
+
+    def step_with_signal(self: loop.Trainer) -> Step:
+        if self.update == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(loop.Trainer, "step", step_with_signal)
+    with pytest.raises(Stopped):
+        run.run_row(row, tmp_path / "stopped")
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    assert not row.result.exists()
+    run.run_row(row, tmp_path / "stopped")
+    stopped = json.loads(row.result.read_text())
+    assert [one["curve"] for one in stopped["runs"]] == [one["curve"] for one in whole["runs"]]
+
+
+def test_a_run_whose_process_was_killed_starts_again(tmp_path: Path) -> None:
+    options = tiny(ROWS[0], tmp_path).run_options(0.001, 0, tmp_path)
+    out = Path(options.out)
+    out.mkdir(parents=True)
+    (out / "config.yaml").write_text("what is left of it")
+    assert run.train_timed(options) > 0
+    assert (out / "model.safetensors").exists()
+
+
+def test_the_learning_rate_that_masters_the_longest_sequences_is_chosen(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[float, dict[str, Any]] = {
+        1.0: {"block_len": 4, "final_loss": 0.1},
+        2.0: {"block_len": 8, "final_loss": 0.9},
+        3.0: {"block_len": 8, "final_loss": 0.5},
+        4.0: {"block_len": None, "final_loss": None},  # diverged
+    }
+    row = dataclasses.replace(ROWS[0], lr=list(found), seeds=[0])
+    monkeypatch.setattr(run, "trained", lambda row, lr, *_: found[lr])
+    monkeypatch.setattr(run, "tested", lambda row, lr, *_: {"lr": lr})
+    run.run_row(row, tmp_path)
+    result = json.loads(row.result.read_text())
+    assert result["lr"] == 3.0
+    assert result["runs"] == [{"lr": 3.0}]
+    assert result["lengths_by_lr"] == {"1": 4, "2": 8, "3": 8, "4": None}
+
+
+def test_the_loss_of_grown_sequences_is_that_of_training_at_their_length() -> None:
+    intervals = [{"loss": loss, "block_len": length} for loss, length in ((0.1, 2), (0.6, 3), (0.4, 3))]
+    assert run.final_loss(9.0, intervals, grown=True) == pytest.approx(0.5)
+    assert run.final_loss(9.0, intervals, grown=False) == 9.0
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -81,7 +157,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_a_page_that_is_not_up_to_date_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(page, "HERE", tmp_path)
-    with pytest.raises(SystemExit, match="not up to date: README.md"):
+    with pytest.raises(SystemExit, match=r"not up to date: .*README.md"):
         page.main(["--check"])
     page.main([])
     page.main(["--check"])
@@ -101,10 +177,13 @@ def test_results_with_other_defaults_do_not_count(results: Path, monkeypatch: py
     row.result.parent.mkdir(parents=True)
     row.result.write_text(json.dumps({"settings": row.settings}))
     assert row.found() is not None
-    row.result.write_text(
-        json.dumps({"settings": {**row.settings, "options": {**row.settings["options"], "clip": 9.0}}})
-    )
-    assert row.found() is None
+    options = row.settings["options"]
+    for changed, counts in (({"clip": 9.0}, False), ({"keep": 9}, True)):
+        row.result.write_text(json.dumps({"settings": {**row.settings, "options": {**options, **changed}}}))
+        assert (row.found() is not None) == counts
+    del options["growth"]  # as if the option were newer than the results
+    row.result.write_text(json.dumps({"settings": {**row.settings, "options": options}}))
+    assert row.found() is not None
 
 
 @pytest.mark.parametrize(
@@ -136,6 +215,37 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     todo = [dataclasses.replace(ROWS[0], name=name) for name in ("bad", "good", "fine")]
     assert run.run_side_by_side(todo, 2, tmp_path, fail_if_bad) == [f"{ROWS[0].table}/bad"]
     assert {path.name for path in tmp_path.iterdir()} == {"good", "fine"}
+
+
+def wait_for_a_signal(row: rows.Row, runs: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    (runs / "waits").touch()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (runs / "ended").touch()
+
+
+def test_ctrl_c_stops_the_rows(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "waits").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(SystemExit) as raised:
+        run.run_side_by_side([ROWS[0], ROWS[1]], 1, tmp_path, wait_for_a_signal)
+    assert raised.value.code == 130
+    assert (tmp_path / "ended").exists()
+
+
+def test_accuracy_up_to_a_length_is_of_the_shortest_test_that_is_long_enough() -> None:
+    def by_position(share: float, length: int) -> dict[str, Any]:
+        return {"accuracy": share, "by_position": [share] * length}
+
+    tests = {"4": by_position(0.9, 4), "8": by_position(0.2, 8), "8, M 16": by_position(0.3, 8)}
+    accuracies = [accuracy_up_to({"test": {**tests, "test": {"accuracy": 1.0}}}, length) for length in (2, 4, 5, 8, 9)]
+    assert accuracies == [0.9, 0.9, 0.3, 0.3, None]
 
 
 def test_accuracy_at_a_length_is_that_of_its_last_quarter() -> None:

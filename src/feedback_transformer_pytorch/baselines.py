@@ -169,7 +169,7 @@ class _WindowTransformer(nn.Module):
 
     @classmethod
     def from_config(cls, config: FeedbackConfig) -> Self:
-        """A freshly initialised model with these hyper-parameters."""
+        """A freshly initialised model with these hyperparameters."""
         return cls(**config.to_dict())
 
     @overload

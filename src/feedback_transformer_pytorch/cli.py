@@ -137,7 +137,7 @@ def lm_eval(options: LmEvalOptions) -> int:
 
 
 def inspect(options: InspectOptions) -> int:
-    """Writes pictures and a page of what a model does with a passage."""
+    """Writes plots and a page of what a model does with a passage."""
     from .training.inspection.command import inspect_run
 
     inspect_run(options)

@@ -1,4 +1,4 @@
-"""Every hyper-parameter of the model, validated."""
+"""Every hyperparameter of the model, validated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Class = TypeVar("_Class", bound=type)
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackConfig:
-    """Hyper-parameters of a Feedback Transformer; names and defaults are those of version 0.0.11 where it has them.
+    """Hyperparameters of a Feedback Transformer; names and defaults are those of version 0.0.11 where it has them.
 
     Attributes:
         num_tokens: vocabulary size V; None for a decoder that has no tokens.
@@ -228,7 +228,7 @@ def parameters(config: type) -> dict[str, inspect.Parameter]:
 
 
 def takes_hyperparameters(*, needs_tokens: bool) -> Callable[[_Class], _Class]:
-    """A decorator: gives a model's class the signature of its options and of all hyper-parameters, for help and for
+    """A decorator: gives a model's class the signature of its options and of all hyperparameters, for help and for
     editors. A model that does not need tokens has no `num_tokens`."""
 
     def decorate(cls: _Class) -> _Class:

@@ -191,11 +191,11 @@ def from_official(
         hyperparameters: their command line's, by name, as strings.
 
     Returns:
-        A FeedbackTransformer if the hyper-parameter `feedback` is "True", otherwise an AuthorsTransformer; in the
+        A FeedbackTransformer if the hyperparameter `feedback` is "True", otherwise an AuthorsTransformer; in the
         precision and on the device of the state dict.
 
     Raises:
-        InputError: the state dict is not one of these models, or does not fit the hyper-parameters.
+        InputError: the state dict is not one of these models, or does not fit the hyperparameters.
     """
     _check_state_dict(state_dict)
     check_kind("hyperparameters", hyperparameters, Mapping, "a mapping of their command line's names to strings")
@@ -214,7 +214,7 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
     """Our configuration of a model of the paper authors' code.
 
     Raises:
-        InputError: a hyper-parameter is missing, or asks for what our models do not have.
+        InputError: a hyperparameter is missing, or asks for what our models do not have.
     """
     given = hyperparameters
     unsupported = ["expire_span", "adapt_span_layer", "adapt_span_cache"]
@@ -243,7 +243,7 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
             config["span_init"] = float(given["adapt_span_init"])
             config["span_trim"] = int(given["adapt_span_trim_step"])
     except (KeyError, ValueError) as error:
-        raise InputError(f"the authors' hyper-parameters lack one, or have one that is no number: {error}") from None
+        raise InputError(f"the authors' hyperparameters lack one, or have one that is no number: {error}") from None
     return FeedbackConfig.from_dict(
         config
         | {

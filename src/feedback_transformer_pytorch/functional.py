@@ -61,7 +61,7 @@ def walk(
         x: (B, T, D), floating point, T >= 1.
         parameters: by the names, and with the shapes, that `FeedbackDecoder(...).stack.named_parameters()` gives; all
             of the type and on the device of x.
-        config: the hyper-parameters.
+        config: the hyperparameters.
         initial_memory: what an earlier call returned, or a pair of keys and values (B, n, K*G*E) of the n newest
             tokens; None starts afresh. K is the banks of keys and values: 1 with kv="shared", otherwise L.
         return_memory: return the memory of the newest M tokens after x too.

@@ -23,7 +23,7 @@ _IN_STACK = {"layers": "layers", "layer_weight": "layer_weight", "shared_kv_proj
 @takes_hyperparameters(needs_tokens=True)
 class FeedbackTransformer(nn.Module):
     """The Feedback Transformer of arXiv 2002.09402 as `feedback-transformer-pytorch` 0.0.11 defines it: pre-norm,
-    GEGLU, relative position, one key/value projection shared by all layers. Hyper-parameters choose its variants.
+    GEGLU, relative position, one key/value projection shared by all layers. Hyperparameters choose its variants.
 
     Args:
         implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
@@ -81,7 +81,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The L blocks."""
+        """The L layers, each with the modules `attention` and `feedforward`."""
         return self.decoder.stack.layers
 
     @property
@@ -106,7 +106,7 @@ class FeedbackTransformer(nn.Module):
             super().__setattr__(name, value)
 
     def _configure(self, **changes: Any) -> None:
-        """Changes hyper-parameters on which no parameter's shape depends.
+        """Changes hyperparameters on which no parameter's shape depends.
 
         Raises:
             InputError: the model's adaptive spans are parts of `mem_len`.
@@ -123,7 +123,7 @@ class FeedbackTransformer(nn.Module):
     def from_config(
         cls, config: FeedbackConfig, *, implementation: Implementation = "auto", recompute: bool = False
     ) -> Self:
-        """A freshly initialised model with these hyper-parameters.
+        """A freshly initialised model with these hyperparameters.
 
         Raises:
             InputError: it is no configuration of a model with a vocabulary.

@@ -1,4 +1,4 @@
-"""The configuration: the hyper-parameters of `FeedbackConfig`, also by the names that `transformers` gives them."""
+"""The configuration: the hyperparameters of `FeedbackConfig`, also by the names that `transformers` gives them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_TRANSFORMERS = {
 
 
 class FeedbackTransformerConfig(PreTrainedConfig):
-    """Hyper-parameters of a Feedback Transformer in `transformers`.
+    """Hyperparameters of a Feedback Transformer in `transformers`.
 
     Args:
         fields: those of `FeedbackConfig`; four have defaults here: num_tokens 256, dim 256, depth 4, mem_len 256.
@@ -87,7 +87,7 @@ class FeedbackTransformerConfig(PreTrainedConfig):
         return given
 
     def feedback_config(self) -> FeedbackConfig:
-        """The hyper-parameters that the model is built from.
+        """The hyperparameters that the model is built from.
 
         Raises:
             InputError: one was set to what is not allowed.

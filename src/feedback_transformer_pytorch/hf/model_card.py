@@ -29,9 +29,7 @@ made of the states of all layers. The state of a generation has a constant size.
 
 ## Use
 
-```
-pip install 'feedback-transformer-pytorch[hf]>=0.1'
-```
+Install feedback-transformer-pytorch 0.1 with the extra `hf` from its source or a wheel; PyPI has only 0.0.11.
 
 ```python
 import feedback_transformer_pytorch.hf  # or give trust_remote_code=True below

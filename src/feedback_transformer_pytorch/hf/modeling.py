@@ -94,7 +94,7 @@ class FeedbackTransformerModel(FeedbackTransformerPreTrainedModel):
     """The Feedback Transformer without its last projection: tokens in, states out.
 
     Args:
-        config: the hyper-parameters.
+        config: the hyperparameters.
     """
 
     def __init__(self, config: FeedbackTransformerConfig) -> None:
@@ -173,7 +173,7 @@ class FeedbackTransformerForCausalLM(FeedbackTransformerPreTrainedModel, Generat
     """The Feedback Transformer as a language model.
 
     Args:
-        config: the hyper-parameters.
+        config: the hyperparameters.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.token_emb.weight"}  # noqa: RUF012

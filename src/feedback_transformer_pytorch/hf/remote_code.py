@@ -23,7 +23,8 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "this model needs a package that cannot be imported: pip install 'feedback-transformer-pytorch[hf]>=0.1'"
+        "this model needs a package that cannot be imported; install feedback-transformer-pytorch 0.1 with the extra "
+        "hf from its source or a wheel (PyPI has only 0.0.11)"
     ) from error
 '''
 

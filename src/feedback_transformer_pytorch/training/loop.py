@@ -35,7 +35,12 @@ from .updates.trainer import Trainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: after `update` updates, by the signal `stopped_by`, or at the end if that is None."""
+    """How training ended.
+
+    Attributes:
+        update: the number of updates that were made.
+        stopped_by: the signal that ended it; None if it came to its end.
+    """
 
     update: int
     stopped_by: signal.Signals | None
@@ -47,6 +52,9 @@ def train(options: TrainOptions) -> Outcome:
     It reports on standard output. It checks all input before it creates the directory. SIGINT and SIGTERM end training
     between two updates, with a checkpoint. With several processes (`torchrun`, `accelerate launch`) all of them must
     call it; the first one writes and reports.
+
+    Returns:
+        How training ended. `Run.open(options.out)` opens what it wrote.
 
     Raises:
         InputError: the text, an option or the directory cannot be used, another process trains there, or a checkpoint

@@ -14,7 +14,7 @@ from .library import TYPES, library, name_of
 
 # For fewer segments preparing the weights takes longer than it saves.
 LEAST_SEGMENTS = 8
-# The hyper-parameters that the kernel knows a few values of.
+# The hyperparameters that the kernel knows a few values of.
 _KNOWN: dict[str, tuple[Any, ...]] = {
     "position": ("t5", "relative", "legacy"),
     "kv": ("shared",),
@@ -28,7 +28,7 @@ _KNOWN: dict[str, tuple[Any, ...]] = {
 
 
 def unknown_variant(config: FeedbackConfig) -> str | None:
-    """The first hyper-parameter whose value the kernel does not know, as half a sentence; None if it knows all."""
+    """The first hyperparameter whose value the kernel does not know, as half a sentence; None if it knows all."""
     for name, known in _KNOWN.items():
         if getattr(config, name) not in known:
             return f"the kernel does not know {name}={getattr(config, name)!r}"

@@ -1,4 +1,4 @@
-"""The command `inspect`: a folder of pictures, and a page, of what a model does with a passage."""
+"""The command `inspect`: a folder of plots, and a page, of what a model does with a passage."""
 
 from __future__ import annotations
 

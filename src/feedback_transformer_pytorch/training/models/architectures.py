@@ -24,7 +24,7 @@ def build_model(options: TrainOptions, num_tokens: int, mem_len: int | None = No
         mem_len: memory slots M, if they differ from the options.
 
     Raises:
-        InputError: a hyper-parameter is out of range.
+        InputError: a hyperparameter is out of range.
     """
     chosen = options.to_dict() | {
         "num_tokens": num_tokens,

@@ -29,7 +29,13 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
-    """A training run. The defaults suit about 2 MB of text, and take less than ten minutes on two cores."""
+    """A training run: the options of `feedback-transformer train`, by their names with underscores instead of hyphens.
+
+    `out` is required. The defaults suit about 2 MB of text, and take less than ten minutes on two cores.
+
+    Raises:
+        InputError: names the option, the value and what is allowed.
+    """
 
     files: Annotated[
         list[str],

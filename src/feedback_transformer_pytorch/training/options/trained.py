@@ -164,7 +164,7 @@ class LmEvalOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions(Options):
-    """A look inside a trained model: pictures and a page of what it does with a passage."""
+    """A look inside a trained model: plots and a page of what it does with a passage."""
 
     run: Annotated[str, OptionInfo("a RUN directory that `train` made", positional=True)]
     text: Annotated[
@@ -182,4 +182,4 @@ class InspectOptions(Options):
         ),
     ] = None
     skip: Annotated[int, OptionInfo("tokens to read before those that are shown", at_least=0)] = 0
-    page: Annotated[bool, OptionInfo("write an HTML page besides the pictures; it needs the extra `inspect`")] = True
+    page: Annotated[bool, OptionInfo("write an HTML page besides the plots; it needs the extra `inspect`")] = True

@@ -58,7 +58,12 @@ _CHANGEABLE = {
 
 
 class Run:
-    """A RUN directory that exists. `Run.create` creates one, `Run.open` opens one."""
+    """A RUN directory that exists. `Run.create` creates one, `Run.open` opens one.
+
+    Attributes:
+        path: the directory.
+        options: the options of the run.
+    """
 
     def __init__(self, path: Path, options: TrainOptions) -> None:
         self.path = path
