@@ -14,6 +14,7 @@ import pytest
 
 import page
 import rows
+import rules
 import run
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.interrupt import Stopped
@@ -161,6 +162,13 @@ def test_a_page_that_is_not_up_to_date_fails(monkeypatch: pytest.MonkeyPatch, tm
         page.main(["--check"])
     page.main([])
     page.main(["--check"])
+
+
+@pytest.mark.parametrize("task", ["algorithmic-3", "algorithmic-5"])
+def test_the_text_says_what_simple_rules_get_right(task: str) -> None:
+    text = rows.shared("algorithmic")["text"]
+    for share in (rules.last_assigned(task), rules.counted(task)):
+        assert f"{100 * share:.1f} %" in text
 
 
 def test_names_choose_tables_and_rows() -> None:
