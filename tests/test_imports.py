@@ -162,7 +162,7 @@ ORDER: dict[str, list[str]] = {
     "training/options": ["presets", "task", "train", "tokenizer", "trained"],
     "training/models": ["architectures", "window", "initialisation"],
     "training/updates": ["memories", "optimizer", "mastery", "trainer"],
-    "training/evaluation": ["reading", "text_bits", "label_counts", "xz", "validation"],
+    "training/evaluation": ["reading", "measured", "text_bits", "label_counts", "xz", "validation"],
     "training/reporting": ["meter", "estimate", "progress", "plots", "trackers"],
     "training/saving": ["checkpoint", "lock", "run", "saver"],
     "training/datasets": ["dataset", "text", "labelled"],

@@ -26,7 +26,6 @@ def test_every_update_has_new_sequences_of_its_length() -> None:
     assert (tuple(first.inputs.shape), tuple(second.inputs.shape)) == ((4, 8), (4, 9))
     assert first.restarts
     assert not first.continues
-    assert first.counted == 32
     assert not torch.equal(first.inputs, second.inputs[:, :8])
 
 
@@ -47,8 +46,7 @@ def test_each_process_reads_its_rows_of_the_same_sequences() -> None:
     parts = [blocks(rows).block(2) for rows in (range(2), range(2, 4))]
     assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
-    assert [part.counted for part in parts] == [whole.counted] * 2
-    assert whole.counted == int((whole.targets != IGNORE).sum())
+    assert all(torch.equal(block.all_targets, whole.targets) for block in (whole, *parts))
 
 
 @given(count=st.integers(1, 9), batch_size=st.integers(1, 7))

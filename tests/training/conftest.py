@@ -76,6 +76,6 @@ def trainer_of(
 
     def make(options: TrainOptions) -> Trainer:
         torch.manual_seed(options.seed)
-        return Trainer(options, build_model(options, 256), streams_of(options), NextToken(1.0), processes)
+        return Trainer(options, build_model(options, 256), streams_of(options), NextToken(), processes)
 
     return make

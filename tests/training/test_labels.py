@@ -13,7 +13,7 @@ import torch
 
 from feedback_transformer_pytorch.data import GeneratedSequences, Vocabulary
 from feedback_transformer_pytorch.errors import InputError
-from feedback_transformer_pytorch.tasks import IGNORE, SequenceTask, find_task
+from feedback_transformer_pytorch.tasks import SequenceTask, find_task
 from feedback_transformer_pytorch.training import evaluate, loop
 from feedback_transformer_pytorch.training.datasets import labelled
 from feedback_transformer_pytorch.training.datasets.labelled import (
@@ -167,7 +167,7 @@ def test_the_loss_does_not_depend_on_labels_that_do_not_count(
     options = dataclasses.replace(parity, task=None, labelled="sequences", files=[lines()])
     dataset = labelled_dataset(options, None, processes)
     block = dataset.blocks.block(0)
-    assert block.counted == int((block.targets != IGNORE).sum()) < block.targets.numel()
+    assert 0 < dataset.objective.mask(block.targets).sum() < block.targets.numel()
     assert dataset.tokens.words == ("a", "b", "c")
     assert "57 sequences to train on, 3 held out; 3 words" in dataset.summary
 
@@ -237,16 +237,31 @@ def test_labels_of_files_are_evaluated(parity: TrainOptions, lines: Callable[...
             evaluate_run(EvalOptions(run=options.out, files=options.files, **{name: 3}))
 
 
-def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(parity: TrainOptions, lines: Callable[..., str]) -> None:
+def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(
+    parity: TrainOptions, lines: Callable[..., str], tmp_path: Path
+) -> None:
     options = dataclasses.replace(parity, task=None, labelled="stream", files=[lines()])
     train(options)
     test = lines("test.jsonl", 100)
-    exact, parts = (evaluate_run(EvalOptions(run=options.out, files=[test], rows=rows)).to_dict() for rows in (1, 3))
-    assert exact["by_position"] is None
+    picture = tmp_path / "accuracy.png"
+    exact, parts = (
+        evaluate_run(EvalOptions(run=options.out, files=[test], rows=rows, plot=str(picture))).to_dict()
+        for rows in (1, 3)
+    )
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert exact["accuracy_last"] is None
+    for figures in (exact, parts):  # at every second position of a line, and lines have 2 to 12
+        assert [share is None for share in figures["by_position"]] == [True, False] * 6
     assert exact["labels"] - parts["labels"] in range(4)
     assert parts["loss"] == pytest.approx(exact["loss"], rel=1e-2)
-    with pytest.raises(InputError, match="a stream has no positions to plot"):
-        evaluate_run(EvalOptions(run=options.out, files=[test], plot="a.png"))
+
+
+def test_a_task_that_is_one_stream_has_no_positions_to_plot(parity: TrainOptions) -> None:
+    options = dataclasses.replace(parity, task="algorithmic-3")
+    Run.create(options, Vocabulary(find_task("algorithmic-3").words))
+    message = "--plot is 'a.png', but task 'algorithmic-3' is one stream without positions; leave it out, or give files"
+    with pytest.raises(InputError, match=message):
+        evaluate_run(EvalOptions(run=options.out, plot="a.png"))
 
 
 def test_a_stream_whose_rows_leave_out_its_only_label_is_read_in_one(parity: TrainOptions, tmp_path: Path) -> None:

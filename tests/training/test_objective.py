@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from feedback_transformer_pytorch.tasks import IGNORE
-from feedback_transformer_pytorch.training.objective import ACCURACY, BITS_PER_BYTE, Labels, NextToken
+from feedback_transformer_pytorch.training.objective import ACCURACY, BITS_PER_BYTE, Labels, NextToken, Objective
 
 TARGETS = torch.tensor([[1, IGNORE, 0], [IGNORE, 2, IGNORE], [IGNORE, IGNORE, IGNORE]])
 
@@ -17,12 +17,14 @@ def logits() -> torch.Tensor:
 
 
 def test_text_is_measured_in_bits_per_byte() -> None:
-    objective = NextToken(2.0)
-    targets = torch.tensor([[1, 0, 2]])
+    objective, targets = NextToken(tokens_per_byte=0.5), torch.tensor([[1, 0, 2]])
     assert objective.loss(logits()[:1], targets).item() == pytest.approx(
         F.cross_entropy(logits()[0], targets[0]).item()
     )
-    assert objective.values(1.5, objective.measure(logits()[:1], targets)) == {"bits_per_byte": 3.0}
+    assert objective.mask(targets).all()
+    assert objective.measure(logits()[:1], targets) == {}
+    assert objective.values(3 * math.log(2), {}) == {"bits_per_byte": pytest.approx(1.5)}
+    assert objective.values(math.nan, {"bits": 6.0, "bytes": 4}) == {"bits_per_byte": 1.5}
 
 
 def test_the_loss_of_labels_is_that_of_those_that_count() -> None:
@@ -30,10 +32,20 @@ def test_the_loss_of_labels_is_that_of_those_that_count() -> None:
     assert Labels().loss(logits(), TARGETS).item() == pytest.approx((2 * right + wrong) / 3)
 
 
+@pytest.mark.parametrize("objective", [NextToken(), Labels()])
+@pytest.mark.parametrize("lead", [0, 1, 3])
+def test_nats_are_the_loss_of_all_targets_after_the_lead(objective: Objective, lead: int) -> None:
+    targets = torch.tensor([[1, 0, 2], [0, 2, 1]])
+    rest = logits()[:2, lead:], targets[:, lead:]
+    expected = objective.loss(*rest).item() * rest[1].numel() if rest[1].numel() else 0
+    assert objective.nats(logits()[:2], targets, lead).item() == pytest.approx(expected)
+
+
 def test_accuracy_counts_labels_and_the_last_ones_of_rows() -> None:
-    sums = {name: value.item() for name, value in Labels().measure(logits(), TARGETS).items()}
+    sums = {name: value.sum().item() for name, value in Labels().measure(logits(), TARGETS).items()}
     assert sums == {"labels": 3, "right": 2, "rows": 2, "last_right": 1}
     assert Labels().values(0.0, sums) == {"accuracy": 2 / 3, "accuracy_last": 0.5}
+    assert Labels().values(0.0, {"labels": 3, "right": 2}) == {"accuracy": 2 / 3}
 
 
 def test_a_block_without_labels_has_no_loss_and_no_figures() -> None:
@@ -44,7 +56,7 @@ def test_a_block_without_labels_has_no_loss_and_no_figures() -> None:
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(scores.grad, torch.zeros_like(scores))
-    assert objective.values(0.0, {n: v.item() for n, v in objective.measure(scores, targets).items()}) == {}
+    assert objective.values(0.0, {n: v.sum().item() for n, v in objective.measure(scores, targets).items()}) == {}
 
 
 def test_the_best_is_the_highest_accuracy_or_the_lowest_bits() -> None:

@@ -19,29 +19,29 @@ class TokenBlock:
     Attributes:
         inputs: (B, T) int64.
         targets: (B, T) int64, what is to be predicted at each input: in text, the token that follows.
+        all_targets: the targets of the rows of all processes.
         restarts: the rows start afresh, so the memory after the block before must be dropped.
         reset: (B, T) bool, True where a document starts; None if none starts.
-        counted: how many targets are not IGNORE in the rows of all processes; None if all of them count.
         continues: the next block may continue the rows, so it needs the memory after this one.
     """
 
     inputs: Tensor
     targets: Tensor
+    all_targets: Tensor
     restarts: bool
     reset: Tensor | None = None
-    counted: int | None = None
     continues: bool = True
 
     def groups(self, count: int) -> list[TokenBlock]:
-        """Split the block into `count` parts with the same number of rows, in order. `counted` stays that of all."""
+        """Split the block into `count` parts with the same number of rows, in order. `all_targets` stay the same."""
         resets = [None] * count if self.reset is None else self.reset.chunk(count)
         return [
             TokenBlock(
                 inputs,
                 targets,
+                self.all_targets,
                 self.restarts,
                 None if reset is None or not reset.any() else reset,
-                self.counted,
                 self.continues,
             )
             for inputs, targets, reset in zip(self.inputs.chunk(count), self.targets.chunk(count), resets, strict=True)

@@ -100,11 +100,11 @@ def padded(sequences: Sequence[Labelled]) -> Labelled:
 
 
 def _block(sequences: Labelled, rows: range) -> TokenBlock:
-    own = slice(rows.start, rows.stop)
+    own, targets = slice(rows.start, rows.stop), to_tensor(sequences.labels)
     return TokenBlock(
         inputs=to_tensor(sequences.tokens[own]),
-        targets=to_tensor(sequences.labels[own]),
+        targets=targets[own],
+        all_targets=targets,
         restarts=True,
-        counted=int((sequences.labels != IGNORE).sum()),
         continues=False,
     )

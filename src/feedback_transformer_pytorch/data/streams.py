@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..tasks import IGNORE
 from .blocks import TokenBlock, to_tensor
 from .tokenizer import Tokens
 
@@ -35,8 +34,7 @@ class Streams:
 
     Args:
         tokens: (N,) integers; of a `np.memmap`, only the parts that a block needs are read.
-        labels: (N,) integers, what is to be predicted at each token, IGNORE where nothing is; by default, the token
-            that follows.
+        labels: (N,) integers, what is to be predicted at each token; by default, the token that follows.
         batch_size: number of streams, over all processes.
         stages: the block length T of every update (see `stages`).
         rows: the B streams that this process reads; all by default.
@@ -77,7 +75,7 @@ class Streams:
         self._stages, self._documents = list(stages), documents
         self._stream_len = len(tokens) // batch_size
         self._streams = self._split(tokens)
-        self._labels = None if labels is None else self._split(labels)
+        self._targets = self._streams[:, 1:] if labels is None else self._split(labels)
         self._starts = [0]  # where in the streams each stage starts
         for stage in stages[1:]:
             start, block_len = self._place(stage.first - 1)
@@ -86,17 +84,14 @@ class Streams:
     def block(self, update: int) -> TokenBlock:
         """Return the block of `update`, counted from 0."""
         start, block_len = self._place(update)
-        window = self._streams[self.rows.start : self.rows.stop, start : start + block_len + 1]
-        reset = self._reset(start, block_len)
-        if self._labels is None:
-            return TokenBlock(to_tensor(window[:, :-1]), to_tensor(window[:, 1:]), start == 0, reset)
-        labels = self._labels[:, start : start + block_len]
+        places, own = slice(start, start + block_len), slice(self.rows.start, self.rows.stop)
+        targets = to_tensor(self._targets[:, places])
         return TokenBlock(
-            inputs=to_tensor(window[:, :-1]),
-            targets=to_tensor(labels[self.rows.start : self.rows.stop]),
+            inputs=to_tensor(self._streams[own, places]),
+            targets=targets[own],
+            all_targets=targets,
             restarts=start == 0,
-            reset=reset,
-            counted=int((labels != IGNORE).sum()),
+            reset=self._reset(start, block_len),
         )
 
     def _split(self, values: Tokens) -> Tokens:

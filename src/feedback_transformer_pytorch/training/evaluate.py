@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data import Text, Tokenizer, check_labels, default_cache, read_lines, tokenize
 from ..errors import InputError, MissingExtraError
@@ -16,13 +17,14 @@ from ..files import write_atomically
 from ..generation import round_weights
 from ..tasks import Labelled, SequenceTask, StreamTask, find_task
 from .datasets.labelled import TEST_SEED, joined, sequences_of
-from .evaluation.label_counts import LabelCounts, count_sequences, count_stream
-from .evaluation.text_bits import TextBits, text_bits
+from .evaluation.label_counts import count_sequences, count_stream
+from .evaluation.measured import Measured
+from .evaluation.text_bits import text_bits
 from .evaluation.validation import ROWS, stream_lead
 from .evaluation.xz import XzError, xz_bits_per_byte
 from .models.architectures import LanguageModel, default_device
 from .options import EvalOptions
-from .reporting.plots import accuracy_png
+from .reporting.plots import by_position_png
 from .saving.run import Run
 from .schema import flag
 
@@ -36,58 +38,19 @@ SEQUENCES = 1024  # of a task
 Report = Callable[[int, int | None], None]  # what is done, and of how much
 
 
-class Evaluation(Protocol):
-    """The figures of a model. `str` gives them as a line."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values."""
-
-
 @dataclass(frozen=True)
-class TextEvaluation:
-    """Bits per byte of the model and of `xz -9`, None if that failed, on a text of `num_bytes` bytes, read in `rows`
-    parts."""
+class Evaluation:
+    """The figures of a model as plain values, and as a line for people."""
 
-    bits_per_byte: float
-    xz: float | None
-    num_bytes: int
-    rows: int
+    line: str
+    figures: Mapping[str, Any]
 
     def __str__(self) -> str:
-        parts = f", in {self.rows} parts" if self.rows > 1 else ""
-        xz = "failed, it needs 0.7 GB of memory" if self.xz is None else f"{self.xz:.4f}"
-        return f"{self.bits_per_byte:.4f} bits/byte over {self.num_bytes:,} bytes{parts} (xz -9: {xz})"
+        return self.line
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values."""
-        return {"bits_per_byte": self.bits_per_byte, "xz": self.xz, "bytes": self.num_bytes, "rows": self.rows}
-
-
-@dataclass(frozen=True)
-class LabelEvaluation:
-    """How many labels of `data` the model predicts."""
-
-    counts: LabelCounts
-    data: str
-
-    def __str__(self) -> str:
-        counts = self.counts
-        last = "" if counts.accuracy_last is None else f", {counts.accuracy_last:.2%} at the last label"
-        return (
-            f"{counts.accuracy:.2%} of {int(counts.labels.sum()):,} labels right{last}, "
-            f"loss {counts.loss:.4f} nats ({self.data})"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values."""
-        return {
-            "data": self.data,
-            "labels": int(self.counts.labels.sum()),
-            "accuracy": self.counts.accuracy,
-            "accuracy_last": self.counts.accuracy_last,
-            "loss": self.counts.loss,
-            "by_position": self.counts.by_position,
-        }
+        """The figures."""
+        return dict(self.figures)
 
 
 def evaluate_run(options: EvalOptions) -> Evaluation:
@@ -110,7 +73,7 @@ def evaluate_run(options: EvalOptions) -> Evaluation:
     return found
 
 
-def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
+def _of_text(run: Run, options: EvalOptions, report: Report) -> Evaluation:
     _refuse(options, ("task", "length", "sequences", "plot"), f"{run.path} was trained on text; give a run with labels")
     if not options.files:
         raise InputError(f"{run.path} was trained on text; give files to measure it on")
@@ -125,8 +88,25 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> TextEvaluation:
     )
     lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(text.tokens), lead)
-    found = _bits_of(run, model, tokenizer, text, rows, lead, _progress(report, len(text.tokens)))
-    return TextEvaluation(found.per_byte, _xz(tokenizer.decode_bytes(text.tokens)), found.num_bytes, rows)
+    found = _measure_text(run, model, tokenizer, text, rows, lead, _progress(report, len(text.tokens)))
+    xz = _xz(tokenizer.decode_bytes(text.tokens))
+    parts = f", in {rows} parts" if rows > 1 else ""
+    reference = "failed, it needs 0.7 GB of memory" if xz is None else f"{xz:.4f}"
+    return Evaluation(
+        f"{_in_full(found)}{parts} (xz -9: {reference})",
+        {**_by_name(found), "xz": xz, "bytes": found.sums["bytes"], "rows": rows},
+    )
+
+
+def _by_name(found: Measured) -> dict[str, float | None]:
+    """All metrics, None for those that the data do not have."""
+    return {metric.name: found.values.get(metric.name) for metric in found.objective.metrics}
+
+
+def _in_full(found: Measured) -> str:
+    """The metrics for people."""
+    values = ((metric, found.values.get(metric.name)) for metric in found.objective.metrics)
+    return ", ".join(metric.full_text(value, found.sums) for metric, value in values if value is not None)
 
 
 def _xz(text: bytes) -> float | None:
@@ -136,7 +116,7 @@ def _xz(text: bytes) -> float | None:
         return None
 
 
-def _bits_of(
+def _measure_text(
     run: Run,
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -144,83 +124,114 @@ def _bits_of(
     rows: int,
     lead: int,
     after_block: Callable[[int], None],
-) -> TextBits:
-    """The bits of a text. Its first token is predicted from a line break.
-
-    With one row, the model reads from start to end. With more, it first reads the first `lead` tokens, then the rest in
-    `rows` parts, each after the `lead` tokens before it.
-    """
+) -> Measured:
+    """Measures a text, whose first token is predicted from a line break."""
     start = tokenizer.encode("\n")
     tokens = np.concatenate([start, text.tokens])
     resets = None
     if run.options.reset_documents:
         resets = np.zeros(len(tokens), np.bool_)
         resets[len(start) + text.starts] = True
-    pieces = [(slice(None), len(start), 1)]
-    if rows > 1:
-        split = len(start) + lead
-        pieces = [(slice(0, split), len(start), 1), (slice(None), split, rows)]
-    found = [
-        text_bits(
+
+    def measure(part: slice, lead: int, rows: int) -> Measured:
+        return text_bits(
             model,
+            run.objective,
             tokens[part],
             tokenizer,
             block_len=run.options.block_len,
-            lead=first,
-            rows=count,
+            lead=lead,
+            rows=rows,
             resets=None if resets is None else resets[part],
             after_block=after_block,
         )
-        for part, first, count in pieces
-    ]
-    return TextBits(sum(piece.bits for piece in found), sum(piece.num_bytes for piece in found))
+
+    return _in_parts(measure, len(start), lead, rows)
 
 
-def _of_labels(run: Run, options: EvalOptions, report: Report) -> LabelEvaluation:
+def _in_parts(measure: Callable[[slice, int, int], Measured], start: int, lead: int, rows: int) -> Measured:
+    """Measures data after the first `start` tokens: a function of a part, of its lead, and of the rows to read it in.
+
+    With one row, the model reads from start to end. With more, it first reads the first `lead` tokens, then the rest in
+    `rows` parts, each after the `lead` tokens before it.
+    """
+    if rows == 1:
+        return measure(slice(None), start, 1)
+    split = start + lead
+    return measure(slice(split), start, 1) + measure(slice(None), split, rows)
+
+
+def _of_labels(run: Run, options: EvalOptions, report: Report) -> Evaluation:
     vocabulary = run.vocabulary()
     task = _task(run, options)
     if task is not None and task.words != vocabulary.words:
         raise InputError(f"--task is {task.name!r}, whose words are not those that {run.path} was trained with")
     data: Labelled | list[Labelled]
+    positions = None  # of the tokens of a stream
     if isinstance(task, SequenceTask):
         count, length = options.sequences or SEQUENCES, options.length or run.options.block_len
         data = sequences_of(task, count, length, TEST_SEED)
         name = f"{count:,} sequences of task {task.name}, length {length}"
     elif task is not None:
         _refuse(options, ("length", "sequences"), f"task {task.name!r} is one stream; leave it out")
+        _refuse(options, ("plot",), f"task {task.name!r} is one stream without positions; leave it out, or give files")
         data, name = task.stream("test"), f"the test stream of task {task.name}"
     else:
         lines, name = [line.encode(vocabulary) for line in read_lines(options.files)], " ".join(options.files)
         check_labels(lines, name)
-        data = joined(lines) if run.options.labelled == "stream" or _is_stream(run) else lines
-    if isinstance(data, Labelled):
-        _refuse(options, ("plot",), "a stream has no positions to plot; leave it out")
-    else:
+        data = lines
+        if run.options.labelled == "stream" or _is_stream(run):
+            data, positions = joined(lines), np.concatenate([np.arange(len(line.tokens)) for line in lines])
+    if not isinstance(data, Labelled):
         _refuse(options, ("rows",), "the data are sequences, each read from start to end; leave it out")
     model = _load(run, vocabulary.num_tokens, options)
     if isinstance(data, Labelled):
-        counts = _count_stream(run, model, data, options, report)
+        found = _measure_stream(run, model, data, positions, options, report)
     else:
-        positions = sum(len(sequence.tokens) for sequence in data)
-        counts = count_sequences(model, data, _progress(report, positions))
-    found = LabelEvaluation(counts, name)
-    if options.plot is not None and counts.by_position is not None:
-        write_atomically(Path(options.plot), accuracy_png(counts.by_position, title=f"{run.path.name}: {name}"))
-    return found
+        count = sum(len(sequence.tokens) for sequence in data)
+        found = count_sequences(model, run.objective, data, _progress(report, count))
+    by_position = found.by_position
+    if options.plot is not None and by_position is not None:
+        picture = by_position_png(by_position, title=f"{run.path.name}: {name}", metric=run.metric)
+        write_atomically(Path(options.plot), picture)
+    return Evaluation(
+        f"{_in_full(found)}, loss {found.loss:.4f} nats ({name})",
+        {
+            "data": name,
+            "labels": found.targets,
+            **_by_name(found),
+            "loss": found.loss,
+            "by_position": by_position,
+        },
+    )
 
 
-def _count_stream(
-    run: Run, model: LanguageModel, stream: Labelled, options: EvalOptions, report: Report
-) -> LabelCounts:
+def _measure_stream(
+    run: Run,
+    model: LanguageModel,
+    stream: Labelled,
+    positions: npt.NDArray[np.int64] | None,
+    options: EvalOptions,
+    report: Report,
+) -> Measured:
     lead = min(len(stream.tokens) // 2, stream_lead(options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(stream.tokens), lead)
-    block_len, after_block = run.options.block_len, _progress(report, len(stream.tokens))
-    if rows == 1:
-        return count_stream(model, stream, block_len=block_len, after_block=after_block)
-    rest = count_stream(model, stream, block_len=block_len, lead=lead, rows=rows, after_block=after_block)
-    start = Labelled(*(values[:lead] for values in stream))
-    found = rest + count_stream(model, start, block_len=block_len, after_block=after_block)
-    if not found.labels.any():
+    after_block = _progress(report, len(stream.tokens))
+
+    def measure(part: slice, lead: int, rows: int) -> Measured:
+        return count_stream(
+            model,
+            run.objective,
+            Labelled(*(values[part] for values in stream)),
+            block_len=run.options.block_len,
+            lead=lead,
+            rows=rows,
+            positions=None if positions is None else positions[part],
+            after_block=after_block,
+        )
+
+    found = _in_parts(measure, 0, lead, rows)
+    if not found.targets:
         raise InputError(f"--rows is {rows}, and no label is at a position that is then counted; give --rows 1")
     return found
 

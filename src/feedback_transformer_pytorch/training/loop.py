@@ -211,8 +211,7 @@ class _Loop:
             self.progress.say(
                 f"stopped by {stopped.signal.name} after update {trainer.update} of {total}\n"
                 f"to resume: feedback-transformer train --resume --out {self.run.path}\n"
-                f"to use these weights: feedback-transformer {'eval' if self.options.is_labelled else 'generate'} "
-                f"{self.run.path}"
+                f"to use these weights: feedback-transformer {self.dataset.command} {self.run.path}"
             )
             return Outcome(trainer.update, stopped.signal)
         return Outcome(trainer.update, None)
@@ -263,7 +262,7 @@ class _Loop:
         check = self.stop.check if self.processes.count == 1 else _continue
         try:
             with self.trainer.autocast():
-                measured = self.dataset.validation.measure(model, check)
+                measured = self.dataset.validation.measure(model, self.dataset.objective, check)
                 sample = self.dataset.validation.sample(model, update, check)
         finally:
             self.meter.resume()  # a stop saves the meter's state

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.data import ByteTokenizer, Tokens
 from feedback_transformer_pytorch.training.evaluation.text_bits import text_bits
+from feedback_transformer_pytorch.training.objective import NextToken
 
 ROUNDING = 1e-5  # 100 roundings by half an ulp of float32 amount to 6e-6; what a test is about changes the fourth digit
 
 
-def bits_per_byte(*arguments: Any, **settings: Any) -> float:
-    return text_bits(*arguments, **settings).per_byte
+def bits_per_byte(model: nn.Module, *arguments: Any, **settings: Any) -> float:
+    return text_bits(model, NextToken(), *arguments, **settings).values["bits_per_byte"]
 
 
 def new_model(seq_len: int) -> FeedbackTransformer:

@@ -10,10 +10,12 @@ from feedback_transformer_pytorch.data import ByteTokenizer, Corpus, Text
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.tasks import IGNORE, Labelled
 from feedback_transformer_pytorch.training.evaluation import validation as module
-from feedback_transformer_pytorch.training.evaluation.text_bits import TextBits, text_bits
+from feedback_transformer_pytorch.training.evaluation.measured import Measured
+from feedback_transformer_pytorch.training.evaluation.text_bits import text_bits
 from feedback_transformer_pytorch.training.evaluation.validation import StreamValidation, TextValidation
 from feedback_transformer_pytorch.training.evaluation.xz import xz_bits_per_byte
 from feedback_transformer_pytorch.training.models.architectures import build_model
+from feedback_transformer_pytorch.training.objective import Labels, NextToken, Objective
 from feedback_transformer_pytorch.training.options import TrainOptions
 
 TEXT = "".join(f"{n} sheep and {n * n} goats went over the bridge.\n" for n in range(100)).encode()
@@ -37,12 +39,12 @@ def test_the_first_tokens_held_out_are_read_after_the_last_to_learn(
     validation = TextValidation(options, corpus, ByteTokenizer())
     given: dict[str, Any] = {}
 
-    def read(_: Any, tokens: Any, __: Any, **rest: Any) -> TextBits:
+    def read(_: Any, objective: Objective, tokens: Any, __: Any, **rest: Any) -> Measured:
         given.update(rest, tokens=tokens)
-        return TextBits(30.0, 10)
+        return Measured(objective, 20.0, 10, {"bits": 30.0, "bytes": 10}, {})
 
     monkeypatch.setattr(module, "text_bits", read)
-    assert validation.measure(build_model(options, 256), lambda: None) == {"bits_per_byte": 3.0}
+    assert validation.measure(build_model(options, 256), NextToken(), lambda: None) == {"bits_per_byte": 3.0}
     lead = 2 * options.mem_len
     first = CUT - lead
     assert (given["lead"], given["rows"], validation.num_bytes) == (lead, 200 // options.block_len, 200)
@@ -57,10 +59,9 @@ def test_the_figure_is_that_of_evaluation(options: TrainOptions, corpus: Corpus)
     options = dataclasses.replace(options, block_len=200)
     model = build_model(options, 256)
     blocks: list[None] = []
-    found = TextValidation(options, corpus, ByteTokenizer()).measure(model, lambda: blocks.append(None))
+    found = TextValidation(options, corpus, ByteTokenizer()).measure(model, NextToken(), lambda: blocks.append(None))
     tokens = np.frombuffer(TEXT[CUT - 32 : CUT + 200], np.uint8)
-    expected = text_bits(model, tokens, ByteTokenizer(), block_len=200, lead=32)
-    assert found == {"bits_per_byte": expected.per_byte}
+    assert found == text_bits(model, NextToken(), tokens, ByteTokenizer(), block_len=200, lead=32).values
     assert len(blocks) == 2
 
 
@@ -88,12 +89,12 @@ def test_a_sample_is_the_same_for_the_same_update_and_leaves_randomness_alone(
 
 @pytest.mark.parametrize(("place", "is_counted"), [(99, False), (100, True), (131, True), (132, False), (199, False)])
 def test_a_stream_without_a_label_to_count_is_refused(options: TrainOptions, place: int, is_counted: bool) -> None:
-    options = dataclasses.replace(options, eval_len=33)
+    options = dataclasses.replace(options, eval_len=33, files=[], task="algorithmic-3")
     labels = np.full(200, IGNORE)
     labels[place] = 1
     stream = Labelled(np.zeros(200, np.int64), labels)
     if is_counted:
-        measured = StreamValidation(options, stream).measure(build_model(options, 2), lambda: None)
+        measured = StreamValidation(options, stream).measure(build_model(options, 2), Labels(), lambda: None)
         assert measured["accuracy"] in (0, 1)
     else:
         message = "--eval-len is 33: the 32 positions of the held-out stream that follow its first 100 have no label"

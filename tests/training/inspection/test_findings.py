@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_the_model(found: tuple[Run, FeedbackTransforme
         np.testing.assert_allclose(findings.attention[:, :, token, distance], expected, rtol=1e-5)
     np.testing.assert_allclose(findings.attention.sum(-1)[:, :, 4:], 1, rtol=1e-5)
     np.testing.assert_allclose(findings.norms, details.states[:, 0, 1:].norm(dim=-1), rtol=1e-5)
-    bits = text_bits(model, passage.tokens, run.tokenizer(), block_len=16).bits
+    bits = text_bits(model, run.objective, passage.tokens, run.tokenizer(), block_len=16).sums["bits"]
     assert float(findings.bits.sum()) == pytest.approx(bits, rel=1e-5)
     probabilities = details.output[0, 1:].softmax(-1)
     assert (findings.guesses[:, 0] == probabilities.argmax(-1).numpy()).all()

@@ -5,7 +5,7 @@ import pytest
 
 from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training.objective import ACCURACY, BITS_PER_BYTE
-from feedback_transformer_pytorch.training.reporting.plots import accuracy_png, comparison_png, curves_png
+from feedback_transformer_pytorch.training.reporting.plots import by_position_png, comparison_png, curves_png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -38,7 +38,7 @@ def test_a_name_with_dollars_is_no_formula() -> None:
     name = r"$\frac$"
     assert curves_png(metrics(), title=name, metric=BITS_PER_BYTE).startswith(PNG)
     assert comparison_png([(name, metrics())], x="update", metric=BITS_PER_BYTE).startswith(PNG)
-    assert accuracy_png([0.5, 1.0], title=name).startswith(PNG)
+    assert by_position_png([0.5, 1.0], title=name, metric=ACCURACY).startswith(PNG)
 
 
 def test_there_may_be_nothing_to_draw_yet() -> None:
@@ -99,6 +99,10 @@ def test_a_figure_that_is_no_number_is_named() -> None:
         comparison_png([("run", records)], x="update", metric=ACCURACY)
 
 
-def test_accuracy_against_position_is_a_picture() -> None:
-    assert accuracy_png([1.0, None, 0.5], title="run").startswith(PNG)
-    assert accuracy_png([1.0, None, 0.5], title="run") != accuracy_png([1.0, 0.5, None], title="run")
+def test_a_metric_against_position_is_a_picture() -> None:
+    values = [1.0, None, 0.5], [1.0, 0.5, None]
+    pictures = {
+        by_position_png(given, title="run", metric=metric) for given in values for metric in (ACCURACY, BITS_PER_BYTE)
+    }
+    assert all(picture.startswith(PNG) for picture in pictures)
+    assert len(pictures) == 4

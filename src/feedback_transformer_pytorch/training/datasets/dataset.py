@@ -23,6 +23,7 @@ class Dataset:
         fingerprints: identify the data.
         summary: a line for people.
         curriculum: lets the blocks grow; None if they do not, or by the number of the update.
+        command: a command that uses the weights.
     """
 
     tokens: Tokenizer | Vocabulary
@@ -32,3 +33,4 @@ class Dataset:
     fingerprints: Fingerprints
     summary: str
     curriculum: Mastery | None = None
+    command: str = "eval"

@@ -21,7 +21,7 @@ from ...data import (
 from ...errors import InputError
 from ...tasks import Labelled, SequenceTask, find_task
 from ..evaluation.validation import SequenceValidation, StreamValidation
-from ..objective import Labels
+from ..objective import objective_of
 from ..options import TrainOptions
 from ..processes import Processes
 from ..saving.run import Run
@@ -75,7 +75,7 @@ def _generated(options: TrainOptions, task: SequenceTask, rows: range) -> Datase
         blocks=GeneratedSequences(
             task, batch_size=options.batch_size, length=_lengths(options, curriculum), seed=options.seed, rows=rows
         ),
-        objective=Labels(),
+        objective=objective_of(options),
         validation=SequenceValidation(heldout),
         fingerprints=_fingerprints(vocabulary, heldout[:1]),
         summary=f"task {task.name}: {count:,} sequences of {options.block_len} held out; {_words_of(vocabulary)}",
@@ -96,7 +96,7 @@ def _given(
         blocks=GivenSequences(
             train, batch_size=options.batch_size, block_len=options.block_len, seed=options.seed, rows=rows
         ),
-        objective=Labels(),
+        objective=objective_of(options),
         validation=SequenceValidation(heldout),
         fingerprints=_fingerprints(vocabulary, train, heldout),
         summary=f"{name}: {len(train):,} sequences to train on, {len(heldout):,} held out; {_words_of(vocabulary)}",
@@ -116,7 +116,7 @@ def _stream(
             stages=stages(options.block_len, options.first_block_len, options.curriculum_updates),
             rows=rows,
         ),
-        objective=Labels(),
+        objective=objective_of(options),
         validation=StreamValidation(options, heldout),
         fingerprints=_fingerprints(vocabulary, [train], [heldout]),
         summary=f"{name}: {counts}; {_words_of(vocabulary)}",

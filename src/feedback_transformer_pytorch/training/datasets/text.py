@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from ...data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
 from ...errors import InputError
 from ..evaluation.validation import TextValidation
-from ..objective import NextToken
+from ..objective import objective_of
 from ..options import TrainOptions
 from ..processes import Processes
 from ..reporting.progress import TrainingProgress
@@ -38,10 +37,11 @@ def text_dataset(options: TrainOptions, run: Run | None, progress: TrainingProgr
             rows=processes.rows(options.batch_size, options.accumulate),
             documents=corpus.train.starts if options.reset_documents else None,
         ),
-        objective=NextToken(len(corpus.train.tokens) / corpus.train.num_bytes / math.log(2)),
+        objective=objective_of(options, tokens_per_byte=len(corpus.train.tokens) / corpus.train.num_bytes),
         validation=validation,
         fingerprints=Fingerprints(corpus.fingerprint, tokenizer.fingerprint),
         summary=f"{corpus.name}: {corpus.train.num_bytes:,} bytes to train on, {validation.num_bytes:,} held out",
+        command="generate",
     )
 
 

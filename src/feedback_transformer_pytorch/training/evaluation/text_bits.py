@@ -1,36 +1,24 @@
-"""The bits of a text under a model that carries its memory from the start of the text to its end."""
+"""What an objective measures of a text, with its bits, under a model that carries its memory through the text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ...data import Tokenizer, Tokens
-from .reading import read_rows, split_rows
+from ..objective import Objective
+from .measured import Measured, measure_rows
+from .reading import split_rows
 
 
-class TextBits(NamedTuple):
-    """The bits that a model takes for a text of so many bytes."""
-
-    bits: float
-    num_bytes: int
-
-    @property
-    def per_byte(self) -> float:
-        """Bits per byte."""
-        return self.bits / self.num_bytes
-
-
-@torch.no_grad()
 def text_bits(
     model: nn.Module,
+    objective: Objective,
     tokens: Tokens,
     tokenizer: Tokenizer,
     *,
@@ -39,8 +27,8 @@ def text_bits(
     rows: int = 1,
     resets: npt.NDArray[np.bool_] | None = None,
     after_block: Callable[[int], None] | None = None,
-) -> TextBits:
-    """The bits of the N tokens that follow the first `lead` tokens.
+) -> Measured:
+    """What an objective measures of the N tokens after the first `lead`, with their `bits` and `bytes` in the sums.
 
     With `rows=1` the model reads the text from start to end. More rows are faster: the text is split into `rows` equal
     parts, which are read in parallel. Each part is read after the `lead` tokens before it, but without anything further
@@ -57,13 +45,15 @@ def text_bits(
         after_block: called after each block with the number of tokens in it.
     """
     windows = split_rows(tokens, lead=lead, rows=rows)
-    flags = None if resets is None else split_rows(resets, lead=lead, rows=rows)[:, :-1]
-    nats = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
-    for places, logits in read_rows(model, windows[:, :-1], block_len=block_len, resets=flags):
-        targets = torch.from_numpy(windows[:, places.start + 1 : places.stop + 1].astype(np.int64)).to(logits.device)
-        losses = F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")
-        nats += losses[:, max(0, lead - 1 - places.start) :].sum()
-        if after_block is not None:
-            after_block(losses.numel())
-    counted = tokens[lead : lead + windows.size - rows * lead]
-    return TextBits(nats.item() / math.log(2), tokenizer.num_bytes(counted))
+    found = measure_rows(
+        model,
+        objective,
+        windows[:, :-1],
+        windows[:, 1:],
+        block_len=block_len,
+        lead=lead - 1,
+        resets=None if resets is None else split_rows(resets, lead=lead, rows=rows)[:, :-1],
+        after_block=after_block,
+    )
+    num_bytes = tokenizer.num_bytes(tokens[lead : lead + windows.size - rows * lead])
+    return replace(found, sums={**found.sums, "bits": found.nats / math.log(2), "bytes": num_bytes})

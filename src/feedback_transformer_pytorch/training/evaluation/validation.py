@@ -12,11 +12,12 @@ import torch
 from ...data import Corpus, Tokenizer
 from ...errors import InputError
 from ...generation import generate
-from ...tasks import IGNORE, Labelled
+from ...tasks import Labelled
 from ..models.architectures import LanguageModel
-from ..objective import ACCURACY, ACCURACY_LAST, BITS_PER_BYTE
+from ..objective import Objective, objective_of
 from ..options import TrainOptions
-from .label_counts import LabelCounts, count_sequences, count_stream
+from .label_counts import count_sequences, count_stream
+from .measured import Measured
 from .reading import split_rows
 from .text_bits import text_bits
 from .xz import XZ_DICTIONARY, XzFigures, xz_bits_per_byte
@@ -35,7 +36,7 @@ class Validation(Protocol):
             XzError: the program failed.
         """
 
-    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
+    def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
         """The loss, where it says more than the metrics, and the metrics of the objective by name.
 
         Args:
@@ -66,10 +67,11 @@ class TextValidation:
         train = self._tokenizer.decode_bytes(self._corpus.train.tokens)
         return XzFigures(xz_bits_per_byte(heldout), xz_bits_per_byte(heldout, train))
 
-    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
-        """Bits per byte of the model on the held-out text (see `text_bits`)."""
+    def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
+        """The metrics on the held-out text (see `text_bits`)."""
         found = text_bits(
             model,
+            objective,
             self._tokens,
             self._tokenizer,
             block_len=self._options.block_len,
@@ -78,7 +80,7 @@ class TextValidation:
             resets=self._resets,
             after_block=lambda _: check(),
         )
-        return {BITS_PER_BYTE.name: found.per_byte}
+        return found.values
 
     def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
         """A text by the model, determined by weights, seed and update. It does not use the global random state."""
@@ -105,9 +107,9 @@ class SequenceValidation:
     def reference(self) -> None:
         """None: no other program is measured."""
 
-    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
-        """Loss and accuracy (see `count_sequences`)."""
-        return _figures(count_sequences(model, self._sequences, lambda _: check()))
+    def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
+        """Loss and metrics (see `count_sequences`)."""
+        return _figures(count_sequences(model, objective, self._sequences, lambda _: check()))
 
     def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
         """Nothing."""
@@ -127,7 +129,7 @@ class StreamValidation:
         self._block_len = options.block_len
         self._rows = max(1, min(ROWS, (len(self._stream.tokens) - self._lead) // options.block_len))
         counted = split_rows(self._stream.labels, lead=self._lead, rows=self._rows)[:, self._lead :]
-        if (counted == IGNORE).all():
+        if not objective_of(options).mask(torch.tensor(counted)).any():
             raise InputError(
                 f"--eval-len is {options.eval_len}: the {counted.size} positions of the held-out stream that follow "
                 f"its first {self._lead} have no label to validate on; give a larger --eval-len or more held-out data"
@@ -136,10 +138,11 @@ class StreamValidation:
     def reference(self) -> None:
         """None: no other program is measured."""
 
-    def measure(self, model: LanguageModel, check: Callable[[], None]) -> dict[str, float]:
-        """Loss and accuracy (see `count_stream`)."""
+    def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
+        """Loss and metrics (see `count_stream`)."""
         found = count_stream(
             model,
+            objective,
             self._stream,
             block_len=self._block_len,
             lead=self._lead,
@@ -158,10 +161,8 @@ def stream_lead(mem_len: int) -> int:
     return max(2 * mem_len, MIN_STREAM_LEAD)
 
 
-def _figures(counts: LabelCounts) -> dict[str, float]:
-    found = {"loss": counts.loss, ACCURACY.name: counts.accuracy}
-    last = counts.accuracy_last
-    return found if last is None else {**found, ACCURACY_LAST.name: last}
+def _figures(found: Measured) -> dict[str, float]:
+    return {"loss": found.loss, **found.values}
 
 
 def _resets(corpus: Corpus, lead: int, length: int) -> npt.NDArray[np.bool_]:

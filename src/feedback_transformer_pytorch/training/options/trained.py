@@ -46,7 +46,9 @@ class EvalOptions(Options):
         Weights | None, OptionInfo("type to round the weights of Linears to: int8 or bfloat16; null: float32")
     ] = None
     json: Annotated[str | None, OptionInfo("a file to write the figures to")] = None
-    plot: Annotated[str | None, OptionInfo("a PNG file for a plot of accuracy against position")] = None
+    plot: Annotated[
+        str | None, OptionInfo("a PNG file for a plot of accuracy against the position in a sequence or line")
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ...errors import InputError, MissingExtraError
-from ..objective import ACCURACY, Metric
+from ..objective import Metric
 
 try:
     from matplotlib import colormaps
@@ -104,18 +104,21 @@ def _of_kind(records: Iterable[Record], kind: str) -> list[Record]:
     return [record for record in records if record["kind"] == kind]
 
 
-def accuracy_png(by_position: Sequence[float | None], title: str) -> bytes:
-    """A plot of accuracy against position.
+def by_position_png(by_position: Sequence[float | None], title: str, metric: Metric) -> bytes:
+    """A plot of a metric against position.
 
     Args:
-        by_position: the share of right labels at each position, None where there is none.
+        by_position: its value at each position, None where there is none.
         title: the title of the plot.
+        metric: what to plot.
     """
     figure = new_figure(height=4)
     axes = figure.add_subplot()
-    found = [(place, share) for place, share in enumerate(by_position, 1) if share is not None]
+    found = [(place, value) for place, value in enumerate(by_position, 1) if value is not None]
     axes.plot(*zip(*found, strict=True), ".-" if len(found) < 100 else "-", linewidth=1.2, markersize=4)
-    axes.set(xlabel="position", ylabel=ACCURACY.label, ylim=(-0.02, 1.02))
+    axes.set(xlabel="position", ylabel=metric.label)
+    if metric.limits is not None:
+        axes.set_ylim(metric.limits[0] - 0.02, metric.limits[1] + 0.02)
     axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     return png_of(figure)

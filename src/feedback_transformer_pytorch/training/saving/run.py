@@ -39,7 +39,7 @@ from ...files import (
 from ..earlier import completed
 from ..models.architectures import LanguageModel, build_model
 from ..models.window import with_mem_len
-from ..objective import Labels, Metric, NextToken
+from ..objective import Metric, Objective, objective_of
 from ..options import TrainOptions
 from ..schema import flag
 from .checkpoint import Checkpoints
@@ -81,10 +81,14 @@ class Run:
         return self.path / "curves.png"
 
     @property
+    def objective(self) -> Objective:
+        """What the model is trained to predict."""
+        return objective_of(self.options)
+
+    @property
     def metric(self) -> Metric:
         """The metric that chooses the best checkpoint."""
-        objective = Labels if self.options.is_labelled else NextToken
-        return objective.metrics[0]
+        return self.objective.metrics[0]
 
     @property
     def numbering(self) -> Path:

@@ -98,12 +98,12 @@ class Trainer:
         losses = []
         sums: dict[str, list[Tensor]] = {}
         memories: list[CarriedMemory] = []
-        groups = block.groups(self._options.accumulate)
+        groups, counted = block.groups(self._options.accumulate), self._count(block.all_targets)
         for place, group in enumerate(groups):
             before = None if block.restarts or self.memories is None else self.memories[place]
             with gradients_shared(self._wrapped, now=place == len(groups) - 1):
                 loss, memory, found = self._read(group, before)
-                loss = loss * self._weight(group, len(groups))
+                loss = loss * self._weight(group, len(groups), counted)
                 ((loss + self._span_loss()) / len(groups)).backward()
             losses.append(loss.detach())
             memories.append(memory.detach())
@@ -114,7 +114,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self._wrapped.parameters(), self._options.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         # This line waits for the device, as the model's `check_tokens` does on CUDA.
-        loss, *counted, grad_norm = torch.cat([means, norm[None]]).tolist()
+        loss, *totals, grad_norm = torch.cat([means, norm[None]]).tolist()
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
             self._optimizer.step()
@@ -124,7 +124,7 @@ class Trainer:
         self._optimizer.zero_grad()
         self.memories = memories if block.continues else None
         self.update += 1
-        metrics = self._objective.values(loss, dict(zip(sums, counted, strict=True)))
+        metrics = self._objective.values(loss, dict(zip(sums, totals, strict=True)))
         block_len = block.inputs.shape[1]
         return Step(self.update, loss, grad_norm, lr, skipped, self._blocks.batch_size * block_len, block_len, metrics)
 
@@ -269,12 +269,16 @@ class Trainer:
         for span in self._spans():
             span.ratio.clamp_(0, 1)
 
-    def _weight(self, group: TokenBlock, groups: int) -> float:
-        """The weight of a group's mean loss, so that the mean over all groups and processes is one over all targets."""
-        if group.counted is None:
-            return 1.0
-        counted = int(self._objective.mask(group.targets).sum())
-        return counted * groups * self._processes.count / max(1, group.counted)
+    def _count(self, targets: Tensor) -> int:
+        return int(self._objective.mask(targets).sum())
+
+    def _weight(self, group: TokenBlock, groups: int, counted: int) -> float:
+        """The weight of a group's mean loss, so that the mean over all groups and processes is one over all targets.
+
+        Args:
+            counted: how many targets count in all groups of all processes.
+        """
+        return self._count(group.targets) * groups * self._processes.count / max(1, counted)
 
     def _read(self, block: TokenBlock, memory: CarriedMemory | None) -> tuple[Tensor, CarriedMemory, dict[str, Tensor]]:
         """The loss of a block, the memory after it, and what the objective measures."""
