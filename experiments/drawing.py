@@ -66,8 +66,9 @@ def layers(groups: Groups) -> bytes:
     """The last position with an accuracy of at least REACHED against the number of layers, a panel for each group."""
     column = {"show": "reach"}
     drawn = [(title, found) for title, results in groups if (found := _plain(results, column))]
-    figure = Figure(figsize=(3.0 * len(drawn), 3.0), layout="constrained")
-    for axes, (title, found) in zip(_panels(figure, len(drawn)), drawn, strict=True):
+    panels = max(1, len(drawn))
+    figure = Figure(figsize=(3.0 * panels, 3.0), layout="constrained")
+    for axes, (title, found) in zip(_panels(figure, panels), drawn, strict=False):
         for name, (colour, marker) in STYLES.items():
             points = sorted((depth, reached) for (row, depth), reached in found.items() if row == name)
             axes.plot(
@@ -84,7 +85,8 @@ def layers(groups: Groups) -> bytes:
         axes.set(title=title, xlabel="layers", xticks=(1, 2, 4, 8), xticklabels=("1", "2", "4", "8"), ylim=(0.9, 600))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("last position with at least 90 %")
-    figure.axes[0].legend(fontsize="x-small")
+    if drawn:
+        figure.axes[0].legend(fontsize="x-small")
     return _svg(figure, groups)
 
 
