@@ -18,47 +18,57 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from figures import Result, accuracy_up_to, value
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+TICKS = (2, 8, 32, 128, 512)
+COLUMNS = 3  # of panels
 STYLES = {"Feedback": ("C0", "o"), "Transformer-XL": ("C3", "^"), "Transformer": ("C1", "s")}
-PLAIN = re.compile(r"(Feedback|Transformer)(?: \(-XL\))?, L (\d+)")  # labels of rows without a special setting
+LABEL = re.compile(r"(Feedback|Transformer)(?: \(-XL\))?, L (\d+)(?:, (.+))?")  # architecture, layers, special setting
+VARIANT_COLOURS = ("C2", "C4", "C5", "C6", "C7", "C8", "C9")
+DEPTH_DASHES = {"1": "-", "2": "--", "4": ":", "8": "-."}
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))  # of an architecture's rows
 
 Groups = Sequence[tuple[str, Sequence[Result]]]  # a title and its rows
 
 
 def positions(groups: Groups) -> bytes:
-    """Accuracy against position, a panel for each group: the median of the seeds, and their range."""
-    figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
-    for axes, (title, results) in zip(_panels(figure, len(groups)), groups, strict=True):
-        for result, style in zip(results, _styles(results), strict=True):
+    """Accuracy against position, a panel for each group, and one for the legend: the median of the seeds, and their
+    range."""
+    styles = _styles_by_label([result.row.label for _, results in groups for result in results])
+    count = -(-(len(groups) + 1) // COLUMNS)
+    figure = Figure(figsize=(3.5 * COLUMNS, 3.1 * count), layout="constrained")
+    panels = figure.subplots(count, COLUMNS, squeeze=False, sharey=True).flatten()
+    for axes, (title, results) in zip(panels, groups, strict=False):
+        for result in results:
             points = [
                 (t, found)
                 for t in LENGTHS
                 if (found := [x for x in (accuracy_up_to(run, t) for run in result.runs) if x is not None])
             ]
-            places = [t for t, _ in points]
-            colour, marker, dash = style
-            axes.plot(
-                places,
-                [median(f) for _, f in points],
-                dash,
-                color=colour,
-                marker=marker,
-                markersize=3,
-                label=result.row.label,
-            )
+            places, style = [t for t, _ in points], styles[result.row.label]
+            axes.plot(places, [median(f) for _, f in points], markersize=3, **style)
             axes.fill_between(
-                places, [min(f) for _, f in points], [max(f) for _, f in points], color=colour, alpha=0.12, linewidth=0
+                places,
+                [min(f) for _, f in points],
+                [max(f) for _, f in points],
+                color=style["color"],
+                alpha=0.12,
+                linewidth=0,
             )
         axes.axvline(results[0].row.options["block_len"], color="0.5", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
-        axes.set(title=title, xlabel="position (dotted: longest in training)", ylim=(-0.03, 1.03))
+        axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
+        axes.set(title=_short(title), xlabel="position (dotted: longest in training)", ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="xx-small", loc="center right")
-    figure.axes[0].set_ylabel("accuracy")
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    lines = [Line2D([], [], markersize=3, **style) for style in styles.values()]
+    panels[len(groups)].legend(handles=lines, loc="center left", fontsize="small", frameon=False)
+    for row in range(count):
+        panels[row * COLUMNS].set_ylabel("accuracy")
     return _svg(figure, groups)
 
 
@@ -82,7 +92,9 @@ def layers(groups: Groups) -> bytes:
                 axes.vlines(depth, min(reached), max(reached), color=colour, alpha=0.4)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        axes.set(title=title, xlabel="layers", xticks=(1, 2, 4, 8), xticklabels=("1", "2", "4", "8"), ylim=(0.9, 600))
+        axes.set_xticks((1, 2, 4, 8), ("1", "2", "4", "8"))
+        axes.set_yticks(TICKS, [str(tick) for tick in TICKS])
+        axes.set(title=_short(title), xlabel="layers", xlim=(0.9, 9), ylim=(0.9, 600))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("last position with at least 90 %")
     if drawn:
@@ -92,7 +104,8 @@ def layers(groups: Groups) -> bytes:
 
 def _plain(results: Sequence[Result], column: dict[str, Any]) -> dict[tuple[str, int], list[float]]:
     """The figures of the rows that differ only in architecture and layers, by both."""
-    plain = [(result, match) for result in results if (match := PLAIN.fullmatch(result.row.label))]
+    matches = [(result, LABEL.fullmatch(result.row.label)) for result in results]
+    plain = [(result, match) for result, match in matches if match and not match[3]]
     figures = {(m[1], int(m[2])): [v for run in r.runs if (v := value(column, run)) is not None] for r, m in plain}
     return {key: found for key, found in figures.items() if found}
 
@@ -121,6 +134,7 @@ def curves(groups: Groups) -> bytes:
                     )
             axes.set(title=title, xlabel=name)
             axes.grid(alpha=0.3)
+        left.set_ylabel("accuracy" if "task" in results[0].row.options else "bits per byte")
         right.legend(fontsize="x-small")
     return _svg(figure, groups)
 
@@ -137,6 +151,28 @@ def digest(groups: Groups) -> str:
 
 def _panels(figure: Figure, count: int) -> Iterable[Axes]:
     return figure.subplots(1, count, squeeze=False, sharey=True)[0]
+
+
+def _short(title: str) -> str:
+    return title.partition(",")[0]
+
+
+def _styles_by_label(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Arguments of `plot` for each label: the colour says the architecture or the special setting, the dash the
+    layers."""
+    found: dict[str, dict[str, Any]] = {}
+    variants: dict[str, str] = {}
+    for label in sorted(set(labels)):
+        match = LABEL.fullmatch(label)
+        if match is None:
+            raise ValueError(
+                f"the label {label!r} does not say the architecture and the layers, as 'Feedback, L 2' does"
+            )
+        colour, marker = STYLES[match[1]]
+        if match[3]:
+            colour = variants.setdefault(f"{match[1]}, {match[3]}", VARIANT_COLOURS[len(variants)])
+        found[label] = {"color": colour, "marker": marker, "linestyle": DEPTH_DASHES[match[2]], "label": label}
+    return found
 
 
 def _styles(results: Sequence[Result]) -> list[tuple[str, str, Any]]:
