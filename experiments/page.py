@@ -28,13 +28,17 @@ You can stop it at any time and start it again. `make experiments TABLE=controls
 TABLE=controls/copy-feedback` one row. Each table has a folder next to this page, with a YAML file for each row. `python
 experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
-Each model is trained with the best of two or three learning rates: on the first seed, the one with the lowest
-validation loss; where sequences grow, the one with which they grew longest, then the one with the lowest loss on them.
-Each cell gives the median over the seeds, with the lowest and the highest value in brackets. Times are CPU times on one
-core and include validation. Torch operations compute the Transformers, and a compiled kernel most Feedback models, so
-that a small one can take less time than a Transformer. The table of speed in the main README compares other shapes,
-with another position, on two cores. The accuracy at a length T is that of the last quarter of the positions up to T.
-"Last position with at least 90 %" is the last position up to which every position has an accuracy of at least 90 %.
+How to read the tables:
+
+- **A cell** is the median over the seeds, with the lowest and the highest value in brackets.
+- **Learning rates**: each model has the best of two or three: on the first seed, the one with the lowest validation loss.
+  Where sequences grow, it is the one with which they grew longest, then the one with the lowest loss on them. Only the
+  learning rate is chosen for each model; clipping and warm-up are the defaults of `train`, which were chosen for Feedback.
+- **Times** are CPU times on one core and include validation. Torch operations compute the Transformers, and a compiled
+  kernel most Feedback models, so that a small one can take less time than a Transformer. The table of speed in the main
+  README compares other shapes, with another position, on two cores.
+- **Accuracy** at a length T is that of the last quarter of the positions up to T. "Last position with at least 90 %" is
+  the last position up to which every position has an accuracy of at least 90 %.
 """
 
 
