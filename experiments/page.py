@@ -32,9 +32,9 @@ How to read the tables:
 
 - **A cell** is the median over the seeds, with the lowest and the highest value in brackets.
 - **Learning rates**: each model has the best of two or three: on the first seed, the one with the lowest loss in
-  validation. Where sequences grow, it is the one with which they grew longest, then the one with the lowest loss on them.
-  Only the learning rate is chosen for each model. Clipping and warm-up are the defaults of `train`, which were chosen
-  for Feedback.
+  validation. Where sequences grow, it is the one with which they grew longest, then the one with the lowest loss on
+  them. Only the learning rate is chosen for each model. Clipping and warm-up are the defaults of `train`, which were
+  chosen for Feedback.
 - **Times** are CPU times on one core and include validation. Torch operations compute the Transformers, and a compiled
   kernel most Feedback models, so that a small one can take less time than a Transformer. The table of speed in the main
   README compares other shapes, with another position, on two cores.
