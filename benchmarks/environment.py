@@ -39,12 +39,17 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit that is checked out; None outside of a checkout."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    """The commit that is checked out, with a mark if the package was changed since; None outside of a checkout."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        return f"{commit}, changed" if _git("status", "--porcelain", "--", "src") else commit
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _cpu_fields() -> dict[str, str]:

@@ -95,19 +95,19 @@ def train(settings: Settings, seed: int) -> dict[str, Any]:
 
 def summarise(records: Sequence[dict[str, Any]], updates: int, parameters: int) -> dict[str, Any]:
     """The figures of a run, from the lines of its metrics.jsonl. `seconds` are those of training alone."""
-    learnt = [record for record in records if record["kind"] == "train"]
+    learned = [record for record in records if record["kind"] == "train"]
     curve = [
         {name: record[name] for name in ("update", "seconds", "bits_per_byte")}
         for record in records
         if record["kind"] == "validation"
     ]
     since = curve[-2]["update"] if len(curve) > 1 else 0
-    losses = [record["loss"] for record in learnt if record["update"] > since]
+    losses = [record["loss"] for record in learned if record["update"] > since]
     figures = {
         **{f"bits_per_byte_{point['update']}": point["bits_per_byte"] for point in curve},
         f"loss_{since + 1}_{updates}": fmean(losses) if losses else None,
-        **gradient_norms([record["grad_norm"] for record in learnt]),
-        "skipped": updates - len(learnt),
+        **gradient_norms([record["grad_norm"] for record in learned]),
+        "skipped": updates - len(learned),
         "seconds": curve[-1]["seconds"],
         "seconds_per_update": curve[-1]["seconds"] / updates,
         "parameters": parameters,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import Result, accuracy_up_to, value
+from figures import Result, accuracy_up_to
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 TICKS = (2, 8, 32, 128, 512)
@@ -37,7 +38,7 @@ Groups = Sequence[tuple[str, Sequence[Result]]]  # a title and its rows
 def positions(groups: Groups) -> bytes:
     """Accuracy against position, a panel for each group, and one for the legend: the median of the seeds, and their
     range."""
-    styles = _styles_by_label([result.row.label for _, results in groups for result in results])
+    styles = _styles_of_settings([result.row.label for _, results in groups for result in results])
     count = -(-(len(groups) + 1) // COLUMNS)
     figure = Figure(figsize=(3.5 * COLUMNS, 3.1 * count), layout="constrained")
     panels = figure.subplots(count, COLUMNS, squeeze=False, sharey=True).flatten()
@@ -61,7 +62,7 @@ def positions(groups: Groups) -> bytes:
         axes.axvline(results[0].row.options["block_len"], color="0.5", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
         axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
-        axes.set(title=_short(title), xlabel="position (dotted: longest in training)", ylim=(-0.03, 1.03))
+        axes.set(title=_short(title), xlabel="up to position (dotted: longest in training)", ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
@@ -73,7 +74,10 @@ def positions(groups: Groups) -> bytes:
 
 
 def layers(groups: Groups) -> bytes:
-    """The last position with an accuracy of at least REACHED against the number of layers, a panel for each group."""
+    """The last position with an accuracy of at least REACHED against the number of layers, a panel for each group.
+
+    A model that does not reach the first position is drawn there.
+    """
     column = {"show": "reach"}
     drawn = [(title, found) for title, results in groups if (found := _plain(results, column))]
     panels = max(1, len(drawn))
@@ -83,13 +87,13 @@ def layers(groups: Groups) -> bytes:
             points = sorted((depth, reached) for (row, depth), reached in found.items() if row == name)
             axes.plot(
                 [depth for depth, _ in points],
-                [median(reached) for _, reached in points],
+                [max(1, median(reached)) for _, reached in points],
                 color=colour,
                 marker=marker,
                 label=name if points else None,
             )
             for depth, reached in points:
-                axes.vlines(depth, min(reached), max(reached), color=colour, alpha=0.4)
+                axes.vlines(depth, max(1, min(reached)), max(reached), color=colour, alpha=0.4)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
         axes.set_xticks((1, 2, 4, 8), ("1", "2", "4", "8"))
@@ -106,7 +110,7 @@ def _plain(results: Sequence[Result], column: dict[str, Any]) -> dict[tuple[str,
     """The figures of the rows that differ only in architecture and layers, by both."""
     matches = [(result, LABEL.fullmatch(result.row.label)) for result in results]
     plain = [(result, match) for result, match in matches if match and not match[3]]
-    figures = {(m[1], int(m[2])): [v for run in r.runs if (v := value(column, run)) is not None] for r, m in plain}
+    figures = {(match[1], int(match[2])): result.values(column) for result, match in plain}
     return {key: found for key, found in figures.items() if found}
 
 
@@ -119,8 +123,8 @@ def curves(groups: Groups) -> bytes:
     grid = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
     for (left, right), (title, results) in zip(grid, groups, strict=True):
         for axes, name in ((left, "update"), (right, "seconds of one core")):
-            for result, (colour, marker, dash) in zip(results, _styles(results), strict=True):
-                for number, run in enumerate(result.runs):
+            for result, (colour, marker, dash) in zip(results, _styles_by_order(results), strict=True):
+                for number, run in enumerate(run for run in result.runs if "diverged" not in run):
                     unit = 1 if axes is left else run["seconds"] / run["updates"]
                     axes.plot(
                         [unit * update for update, _ in run["curve"]],
@@ -157,11 +161,12 @@ def _short(title: str) -> str:
     return title.partition(",")[0]
 
 
-def _styles_by_label(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _styles_of_settings(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Arguments of `plot` for each label: the colour says the architecture or the special setting, the dash the
     layers."""
     found: dict[str, dict[str, Any]] = {}
     variants: dict[str, str] = {}
+    unused = itertools.cycle(VARIANT_COLOURS)
     for label in sorted(set(labels)):
         match = LABEL.fullmatch(label)
         if match is None:
@@ -170,12 +175,13 @@ def _styles_by_label(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
             )
         colour, marker = STYLES[match[1]]
         if match[3]:
-            colour = variants.setdefault(f"{match[1]}, {match[3]}", VARIANT_COLOURS[len(variants)])
+            variant = f"{match[1]}, {match[3]}"
+            colour = variants[variant] = variants.get(variant) or next(unused)
         found[label] = {"color": colour, "marker": marker, "linestyle": DEPTH_DASHES[match[2]], "label": label}
     return found
 
 
-def _styles(results: Sequence[Result]) -> list[tuple[str, str, Any]]:
+def _styles_by_order(results: Sequence[Result]) -> list[tuple[str, str, Any]]:
     """Colour and marker of the architecture; a dash for each row that it has."""
     seen: dict[str, int] = {}
     found = []

@@ -49,14 +49,27 @@ class Result:
     @property
     def machines(self) -> list[str]:
         """Where its runs were measured."""
-        return [f"{run['environment']['cpu']}, torch {run['environment']['torch']}" for run in self.runs]
+        return [_machine(run["environment"]) for run in self.runs]
+
+    def values(self, column: Column) -> list[float]:
+        """The figures of the runs that have one."""
+        return [found for run in self.runs if (found := value(column, run)) is not None]
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """Processor and torch. The first results have no model of the processor."""
+    model = environment.get("cpu_model")
+    known = "" if model is None else f" (family {environment['cpu_family']}, model {model})"
+    return f"{environment['cpu']}{known}, torch {environment['torch']}"
 
 
 def core_seconds(result: Result) -> float:
-    """The time of all runs of a row. Runs that only chose the learning rate are taken to have lasted as long as the
-    others."""
-    seconds = [run["seconds"] for run in result.runs if "diverged" not in run]
-    return fmean(seconds) * (len(result.runs) + len(result.row.lr) - 1)
+    """The time of all runs of a row.
+
+    Those that diverged, and those that only chose the learning rate, are taken to have lasted as long as the others.
+    """
+    seconds = result.values({"show": "seconds"})
+    return fmean(seconds or [0.0]) * (len(result.runs) + len(result.row.lr) - 1)
 
 
 def cell(column: Column, result: Result) -> str:
@@ -101,7 +114,7 @@ def better_test(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def accuracy_at(by_position: Sequence[float | None], length: int) -> float | None:
-    """The mean accuracy at the last quarter of the positions up to T."""
+    """The mean over the last quarter of the positions up to T, whatever the number of labels at each."""
     shares = [share for share in by_position[3 * length // 4 : length] if share is not None]
     return sum(shares) / len(shares) if shares else None
 

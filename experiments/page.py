@@ -17,7 +17,7 @@ from drawing import DRAWINGS
 from figures import Result, cell, core_seconds, value
 from overview import overview
 from rows import rows, shared, tables
-from tables import with_tables
+from tables import markdown, with_tables
 
 HERE = Path(__file__).parent
 MAIN_README = HERE.parent / "README.md"
@@ -58,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def made() -> dict[Path, bytes]:
     """The content of every file that this program writes."""
-    sections, files, known = [], {}, {}
+    sections, files, known, names = [], {}, {}, []
     for table in tables():
         of_table, found = shared(table), {row.name: (row, row.found()) for row in rows(table)}
         results = {name: Result(row, result) for name, (row, result) in found.items() if result is not None}
+        names += [f"{table}/{name}" for name in found]
         groups = grouped(of_table, list(results.values()))
         if not groups:
             continue
@@ -81,7 +82,7 @@ def made() -> dict[Path, bytes]:
         section.append(f"Measured on {'; '.join(machines)}.")
         sections.append("\n\n".join(section) + "\n")
     head = f"{HEAD}\nAll tables together took {hours(known.values())}.\n"
-    readme = with_tables(MAIN_README.read_text(encoding="utf-8"), {"results": lambda: overview(known)})
+    readme = with_tables(MAIN_README.read_text(encoding="utf-8"), {"results": lambda: overview(known, names)})
     return {HERE / "README.md": "\n".join([head, *sections]).encode(), MAIN_README: readme.encode(), **files}
 
 
@@ -133,7 +134,7 @@ def written(title: str, results: Sequence[Result], columns: Sequence[dict[str, A
         ]
         for result in results
     ]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+    table = markdown(head, lines)
     return [f"### {title}", table] if title else [table]
 
 

@@ -1,4 +1,7 @@
-"""The rows of the tables: a YAML file each, with what its table sets for all of them."""
+"""The rows of the tables: a YAML file each, with what its table sets for all of them.
+
+A row with `windows` has each test also with memories of these lengths.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 TABLE = "table.yaml"  # what the rows of a folder share
 SAVING = {"cache", "strategy", "checkpoint_every", "checkpoint_minutes", "keep", "trackers"}  # options of no effect
-FIELDS = {"label", "group", "seeds", "lr", "test", "options"}
+FIELDS = {"label", "group", "seeds", "lr", "test", "windows", "options"}
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,12 @@ def _row(table: str, of_table: dict[str, Any], path: Path) -> Row:
     missing = [name for name, found in {**merged, "label": own.get("label")}.items() if found is None]
     if missing:
         raise ValueError(f"{path} has no {missing[0]!r}, and neither has its group or table; give it in one of them")
+    test = {
+        f"{name}, M {window}": {**arguments, "mem_len": window}
+        for name, arguments in merged["test"].items()
+        for window in own.get("windows", [])
+    }
+    merged["test"] = {**merged["test"], **test}
     options = {**of_table.get("options", {}), **groups[group].get("options", {}), **own.get("options", {})}
     return Row(table=table, name=path.stem, label=own["label"], group=group, options=options, **merged)
 

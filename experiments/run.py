@@ -149,12 +149,13 @@ def trained(row: Row, lr: float, seed: int, runs: Path) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"seed": seed, "lr": lr}
     with log_of(out):
+        environment = describe("cpu")
         try:
             seconds = train_timed(options)
             result |= outcome(Run.open(out), seconds)
         except DivergedError as error:
             result |= {"block_len": None, "final_loss": None, "curve": [], "diverged": str(error)}
-    result |= {"date": time.strftime("%Y-%m-%d"), "environment": describe("cpu")}
+    result |= {"date": time.strftime("%Y-%m-%d"), "environment": environment}
     write_atomically(finished, (json.dumps(result) + "\n").encode())
     return result
 

@@ -355,7 +355,7 @@ X = torch.ones(2, 4, dtype=torch.long)
             lambda: build(AuthorsTransformer, memory_start="empty"),
             "memory_start is 'empty'; .* AuthorsTransformer .* give memory_start='zeros'",
         ),
-        (lambda: build(TransformerXL, mem_length=3), "'mem_length' is not a hyper-parameter of the model"),
+        (lambda: build(TransformerXL, mem_length=3), "'mem_length' is not a hyperparameter of the model"),
         (lambda: TransformerXL(dim=4, depth=1, mem_len=1), "num_tokens is missing"),
         (
             lambda: build(TransformerXL)(X[0]),

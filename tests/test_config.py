@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {"num_tokens": 7, "dim": 8, "depth": 1, "mem_len": 2, "h
         ("position", "rotary", "position is 'rotary'; it must be 't5' or 'relative' or 'learned' or 'legacy'"),
         ("keep_last_hidden", 1, "keep_last_hidden is 1; it must be True or False"),
         ("norm_memory", 0, "norm_memory is 0; it must be True or False"),
-        ("mem_length", 3, "'mem_length' is not a hyper-parameter of the model; did you mean 'mem_len'"),
+        ("mem_length", 3, "'mem_length' is not a hyperparameter of the model; did you mean 'mem_len'"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(field: str, value: Any, message: str) -> None:

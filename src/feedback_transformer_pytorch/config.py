@@ -247,7 +247,7 @@ def reject_unknown(names: set[str], config: type) -> None:
         return
     known = list(parameters(config))
     name = min(names)
-    raise InputError(f"{name!r} is not a hyper-parameter of the model; {hint_of(name, known)}")
+    raise InputError(f"{name!r} is not a hyperparameter of the model; {hint_of(name, known)}")
 
 
 def hint_of(name: str, known: Sequence[str]) -> str:

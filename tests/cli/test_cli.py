@@ -52,7 +52,7 @@ def test_more_memory_than_a_learned_position_knows_is_one_line(
     refuses("--mem-len is 17; the model was trained with --position learned", "eval", out, text, "--mem-len=17")
 
 
-def test_a_tokenizer_is_learnt_and_used_from_start_to_end(
+def test_a_tokenizer_is_learned_and_used_from_start_to_end(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refuses: Callable[..., None]
 ) -> None:
     tokenizer, out = tmp_path / "tokenizer.json", tmp_path / "run"

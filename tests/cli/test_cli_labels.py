@@ -19,7 +19,7 @@ def write(path: Path) -> Path:
     return path
 
 
-def test_a_task_is_learnt_measured_and_plotted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_is_learned_measured_and_plotted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [tmp_path / "one", tmp_path / "two"]
     for run, model in zip(runs, ("feedback", "parallel"), strict=True):
         assert cli.main(["train", "--task=s3", f"--model={model}", f"--out={run}", *SMALL]) == 0
@@ -35,7 +35,7 @@ def test_a_task_is_learnt_measured_and_plotted(tmp_path: Path, capsys: pytest.Ca
     assert cli.main(["plot", *map(str, runs), f"--out={tmp_path / 'runs.png'}"]) == 0
 
 
-def test_files_of_labels_are_learnt_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_labels_are_learned_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, run = write(tmp_path / "data.jsonl"), tmp_path / "run"
     assert cli.main(["train", str(data), "--labelled=sequences", f"--out={run}", *SMALL]) == 0
     assert "38 sequences to train on, 2 held out; 7 words" in capsys.readouterr().out

@@ -38,8 +38,8 @@ def test_older_names_of_ours_are_taken() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mem_lenn": 3}, "'mem_lenn' is not a hyper-parameter of the model; did you mean 'mem_len'?"),
-        ({"hidden_dim": 3}, "'hidden_dim' is not a hyper-parameter"),
+        ({"mem_lenn": 3}, "'mem_lenn' is not a hyperparameter of the model; did you mean 'mem_len'?"),
+        ({"hidden_dim": 3}, "'hidden_dim' is not a hyperparameter"),
         ({"mem_len": 0}, "mem_len is 0"),
         ({"dim": 8, "hidden_size": 8}, "dim is given as dim and as hidden_size"),
         ({"context_dim": 8}, "context_dim is 8"),

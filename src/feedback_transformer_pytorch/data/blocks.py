@@ -19,7 +19,6 @@ class TokenBlock:
     Attributes:
         inputs: (B, T) int64.
         targets: (B, T) int64, what is to be predicted at each input: in text, the token that follows.
-        all_targets: the targets of the rows of all processes.
         restarts: the rows start afresh, so the memory after the block before must be dropped.
         reset: (B, T) bool, True where a document starts; None if none starts.
         continues: the next block may continue the rows, so it needs the memory after this one.
@@ -27,19 +26,17 @@ class TokenBlock:
 
     inputs: Tensor
     targets: Tensor
-    all_targets: Tensor
     restarts: bool
     reset: Tensor | None = None
     continues: bool = True
 
     def groups(self, count: int) -> list[TokenBlock]:
-        """Split the block into `count` parts with the same number of rows, in order. `all_targets` stay the same."""
+        """Split the block into `count` parts with the same number of rows, in order."""
         resets = [None] * count if self.reset is None else self.reset.chunk(count)
         return [
             TokenBlock(
                 inputs,
                 targets,
-                self.all_targets,
                 self.restarts,
                 None if reset is None or not reset.any() else reset,
                 self.continues,

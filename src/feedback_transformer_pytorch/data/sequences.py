@@ -100,11 +100,10 @@ def padded(sequences: Sequence[Labelled]) -> Labelled:
 
 
 def _block(sequences: Labelled, rows: range) -> TokenBlock:
-    own, targets = slice(rows.start, rows.stop), to_tensor(sequences.labels)
+    own = slice(rows.start, rows.stop)
     return TokenBlock(
         inputs=to_tensor(sequences.tokens[own]),
-        targets=targets[own],
-        all_targets=targets,
+        targets=to_tensor(sequences.labels[own]),
         restarts=True,
         continues=False,
     )

@@ -85,11 +85,9 @@ class Streams:
         """Return the block of `update`, counted from 0."""
         start, block_len = self._place(update)
         places, own = slice(start, start + block_len), slice(self.rows.start, self.rows.stop)
-        targets = to_tensor(self._targets[:, places])
         return TokenBlock(
             inputs=to_tensor(self._streams[own, places]),
-            targets=targets[own],
-            all_targets=targets,
+            targets=to_tensor(self._targets[own, places]),
             restarts=start == 0,
             reset=self._reset(start, block_len),
         )

@@ -181,7 +181,11 @@ def _of_labels(run: Run, options: EvalOptions, report: Report) -> Evaluation:
         check_labels(lines, name)
         data = lines
         if run.options.labelled == "stream" or _is_stream(run):
-            data, positions = joined(lines), np.concatenate([np.arange(len(line.tokens)) for line in lines])
+            data = joined(lines)
+            if len(lines) > 1:
+                positions = np.concatenate([np.arange(len(line.tokens)) for line in lines])
+            else:
+                _refuse(options, ("plot",), f"{name} is one line, read as a stream without positions; leave it out")
     if not isinstance(data, Labelled):
         _refuse(options, ("rows",), "the data are sequences, each read from start to end; leave it out")
     model = _load(run, vocabulary.num_tokens, options)

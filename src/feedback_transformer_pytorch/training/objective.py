@@ -89,14 +89,20 @@ class Objective(Protocol):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss to minimise: nats for each target that counts. Logits (B, T, V), targets (B, T)."""
 
-    def nats(self, logits: Tensor, targets: Tensor, lead: int = 0) -> Tensor:
-        """(), the loss of all targets that count, without the first `lead` of each row."""
+    def nats(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(), the loss of all targets that count."""
 
     def measure(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """What is counted at each target, (B, T), or of each row, (B,). `values` takes the sums of these."""
+        """Counts, bool or integers: at each target, (B, T), or of each row, (B,). `values` takes the sums of these."""
 
     def values(self, loss: float, sums: Mapping[str, float]) -> dict[str, float]:
-        """The metrics by name, from the mean loss and sums. A metric whose sums are 0 or missing is left out."""
+        """The metrics by name.
+
+        Args:
+            loss: nats per target.
+            sums: of what `measure` counts; of text that was read from start to end also its `bits` and `bytes`. A
+                metric of no target is left out.
+        """
 
 
 class NextToken:
@@ -119,9 +125,9 @@ class NextToken:
         """Nats per token."""
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    def nats(self, logits: Tensor, targets: Tensor, lead: int = 0) -> Tensor:
+    def nats(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The nats of all tokens."""
-        return F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")[:, lead:].sum()
+        return F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none").sum()
 
     def measure(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Nothing: the loss says all."""
@@ -147,10 +153,10 @@ class Labels:
         nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
         return nats / self.mask(targets).sum().clamp(min=1)
 
-    def nats(self, logits: Tensor, targets: Tensor, lead: int = 0) -> Tensor:
+    def nats(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The nats of all labels."""
-        scores, labels = logits[:, lead:].transpose(1, 2).float(), targets[:, lead:]
-        return F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="sum")
+        scores = logits.transpose(1, 2).float()
+        return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
 
     @torch.no_grad()
     def measure(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

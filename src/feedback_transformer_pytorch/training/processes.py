@@ -1,7 +1,7 @@
 """The processes that train one model together.
 
-`wrap`, `any`, `mean`, `gather`, `on_all_ranks` and `on_main_rank` are collective: all processes must call them at
-the same point. With one process they cost nothing.
+`wrap`, `any`, `sum`, `mean`, `gather`, `on_all_ranks` and `on_main_rank` are collective: all processes must call them
+at the same point. With one process they cost nothing.
 """
 
 from __future__ import annotations
@@ -106,6 +106,12 @@ class Processes:
             return flag
         votes = torch.tensor(float(flag), device=self.device)
         return bool(self.accelerator.reduce(votes, "sum").item())
+
+    def sum(self, value: int) -> int:
+        """The total over all processes."""
+        if self.count == 1:
+            return value
+        return int(self.accelerator.reduce(torch.tensor(value, device=self.device), "sum").item())
 
     def mean(self, value: Tensor) -> Tensor:
         """The average over all processes."""

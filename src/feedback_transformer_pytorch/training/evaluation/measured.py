@@ -97,21 +97,22 @@ def measure_rows(
     counted, found = 0, dict[str, list[Tensor]]()
     at_positions, size = dict[str, Integers](), 0 if positions is None else int(positions.max()) + 1
     for places, logits in read_rows(model, tokens, block_len=block_len, resets=resets):
-        block, first = torch.from_numpy(targets[:, places].astype(np.int64)), max(0, lead - places.start)
-        counted += int(objective.mask(block[:, first:]).sum())
+        if after_block is not None:
+            after_block(logits.shape[0] * logits.shape[1])
+        read = slice(max(places.start, lead), places.stop)
+        if read.start >= read.stop:
+            continue
+        block, logits = torch.from_numpy(targets[:, read].astype(np.int64)), logits[:, read.start - places.start :]
+        counted += int(objective.mask(block).sum())
         block = block.to(logits.device)
-        nats += objective.nats(logits, block, first)
+        nats += objective.nats(logits, block)
         for name, values in objective.measure(logits, block).items():
-            if values.ndim == 2:
-                values = values[:, first:]
-                if positions is not None:
-                    at = at_positions.setdefault(name, np.zeros(size, np.int64))
-                    np.add.at(at, positions[:, places][:, first:], values.cpu().numpy())
-            elif not whole_rows:
+            if values.ndim == 1 and not whole_rows:
                 continue
             found.setdefault(name, []).append(values.sum())
-        if after_block is not None:
-            after_block(block.numel())
+            if values.ndim == 2 and positions is not None:
+                at = at_positions.setdefault(name, np.zeros(size, np.int64))
+                np.add.at(at, positions[:, read], values.cpu().numpy())
     sums = {name: int(torch.stack(values).sum()) for name, values in found.items()}
     return Measured(objective, nats.item(), counted, sums, at_positions)
 

@@ -82,7 +82,7 @@ class Run:
 
     @property
     def objective(self) -> Objective:
-        """What the model is trained to predict."""
+        """What the model is trained to predict. For a text, its metric takes counted bits and bytes."""
         return objective_of(self.options)
 
     @property

@@ -98,7 +98,8 @@ class Trainer:
         losses = []
         sums: dict[str, list[Tensor]] = {}
         memories: list[CarriedMemory] = []
-        groups, counted = block.groups(self._options.accumulate), self._count(block.all_targets)
+        groups = block.groups(self._options.accumulate)
+        counted = self._processes.sum(self._count(block.targets))
         for place, group in enumerate(groups):
             before = None if block.restarts or self.memories is None else self.memories[place]
             with gradients_shared(self._wrapped, now=place == len(groups) - 1):
