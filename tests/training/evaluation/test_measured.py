@@ -50,7 +50,7 @@ class Echo(nn.Module):
 
 
 @pytest.mark.parametrize("block_len", [1, 2, 5])
-@pytest.mark.parametrize("lead", [0, 3, 5])
+@pytest.mark.parametrize("lead", [0, 3])
 def test_any_objective_is_measured_block_by_block(block_len: int, lead: int) -> None:
     tokens, targets = np.zeros((2, 5), np.int64), np.array([[0, 1, 0, 29, 40], [3, 10, 0, 30, 0]])
     errors = np.array([[0, 81, 0, 1, 0], [9, 0, 0, 0, 0]])
