@@ -21,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import Result, accuracy_up_to
+from figures import Result
 
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 TICKS = (2, 8, 32, 128, 512)
@@ -44,11 +44,7 @@ def positions(groups: Groups) -> bytes:
     panels = figure.subplots(count, COLUMNS, squeeze=False, sharey=True).flatten()
     for axes, (title, results) in zip(panels, groups, strict=False):
         for result in results:
-            points = [
-                (t, found)
-                for t in LENGTHS
-                if (found := [x for x in (accuracy_up_to(run, t) for run in result.runs) if x is not None])
-            ]
+            points = [(t, found) for t in LENGTHS if (found := result.values({"show": "at", "length": t}))]
             places, style = [t for t, _ in points], styles[result.row.label]
             axes.plot(places, [median(f) for _, f in points], markersize=3, **style)
             axes.fill_between(

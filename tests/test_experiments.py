@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import page
 import rows
 import rules
 import run
+from drawing import DRAWINGS
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.interrupt import Stopped
 from feedback_transformer_pytorch.training.updates.trainer import Step
-from figures import accuracy_at, accuracy_up_to, formatted, reach
+from figures import Result, accuracy_at, accuracy_up_to, core_seconds, formatted, reach
+from overview import best, overview, settings
 from summary import spread
 
 ROWS = [row for table in rows.tables() for row in rows.rows(table)]
@@ -49,7 +53,7 @@ def tiny(row: rows.Row, folder: Path) -> rows.Row:
         text = folder / "text.txt"
         text.write_text("".join(f"{n} sheep and {n * n} goats went over the bridge.\n" for n in range(100)))
         options["files"] = [str(text)]
-    return dataclasses.replace(row, seeds=[0, 1], lr=[0.001], test=test, options=options)
+    return dataclasses.replace(row, seeds=[0, 1], lr=[0.001, 0.002], test=test, options=options)
 
 
 def named(name: str) -> rows.Row:
@@ -87,7 +91,8 @@ def test_each_kind_of_experiment_from_end_to_end(
     assert [one["seed"] for one in found["runs"]] == [0, 1]
     assert [len(one["curve"]) for one in found["runs"]] == [2, 2]
     assert all(one["test"].keys() == row.test.keys() for one in found["runs"])
-    monkeypatch.setattr(page, "rows", lambda table: [row] if table == row.table else [])
+    every = {table: rows.rows(table) for table in rows.tables()}
+    monkeypatch.setattr(page, "rows", lambda table: [row if one.name == row.name else one for one in every[table]])
     written = page.made()[page.HERE / "README.md"].decode()
     assert f"| {row.label} |" in written
 
@@ -157,7 +162,9 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_a_page_that_is_not_up_to_date_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copy(page.MAIN_README, tmp_path / "main.md")
     monkeypatch.setattr(page, "HERE", tmp_path)
+    monkeypatch.setattr(page, "MAIN_README", tmp_path / "main.md")
     with pytest.raises(SystemExit, match=r"not up to date: .*README.md"):
         page.main(["--check"])
     page.main([])
@@ -254,6 +261,45 @@ def test_accuracy_up_to_a_length_is_of_the_shortest_test_that_is_long_enough() -
     tests = {"4": by_position(0.9, 4), "8": by_position(0.2, 8), "8, M 16": by_position(0.3, 8)}
     accuracies = [accuracy_up_to({"test": {**tests, "test": {"accuracy": 1.0}}}, length) for length in (2, 4, 5, 8, 9)]
     assert accuracies == [0.9, 0.9, 0.3, 0.3, None]
+
+
+def result(label: str, parameters: int, accuracies: Sequence[float | None], curve: Sequence[Any] = ()) -> Result:
+    """A row with runs of these accuracies at all of 32 positions, None for one that diverged."""
+    runs = [
+        {"diverged": "at once", "curve": [], "test": {}}
+        if share is None
+        else {
+            "parameters": parameters,
+            "seconds": 10.0,
+            "updates": 2,
+            "curve": curve,
+            "test": {"32": {"accuracy": share, "labels": 3200, "by_position": [share] * 32}},
+        }
+        for share in accuracies
+    ]
+    return Result(dataclasses.replace(ROWS[0], label=label), {"runs": runs})
+
+
+def test_the_best_row_is_shown_with_its_settings() -> None:
+    at_32 = {"show": "at", "length": 32, "format": "percent"}
+    found = [
+        result("Feedback, L 1, M 8", 9, [0.9, 0.8]),
+        result("Feedback, L 1", 20, [1.0, None]),
+        result("Transformer-XL", 10, [1.0]),
+    ]
+    assert best([at_32], found) is found[2]  # as good, and smaller
+    assert best([at_32], found[:2]) is found[1]
+    assert [settings(one) for one in found] == ["L 1, M 8", "L 1", "XL, L 1"]
+    with pytest.raises(ValueError, match="which names no row"):
+        overview({}, ["other/row"])
+
+
+def test_runs_that_diverged_are_left_out_of_plots_and_times() -> None:
+    found = [result(label, 9, [None, 0.9], [[1, 0.5], [2, 0.9]]) for label in ("Feedback, L 1", "Feedback, L 2")]
+    for draw in DRAWINGS.values():
+        assert draw([("one", found)]).startswith(b"<?xml")
+    assert core_seconds(found[0]) == 10 * (2 + len(ROWS[0].lr) - 1)
+    assert core_seconds(result("Feedback, L 1", 9, [None])) == 0
 
 
 def test_accuracy_at_a_length_is_that_of_its_last_quarter() -> None:
