@@ -35,6 +35,7 @@ from feedback_transformer_pytorch.files import write_atomically
 from feedback_transformer_pytorch.training.interrupt import Stopped
 from feedback_transformer_pytorch.training.loop import train
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.saving.lock import locked
 from feedback_transformer_pytorch.training.saving.run import Run
 
 HERE = Path(__file__).parent
@@ -191,11 +192,15 @@ def train_timed(options: TrainOptions) -> float:
     """Trains a run to its end; returns the seconds of processor time that this took, validations and start included.
 
     The time before a stop counts. A run whose process was killed starts again, since its time is not known.
+
+    Raises:
+        InputError: another process trains it.
     """
     out = Path(options.out)
     path = out.parent / f"{out.name}.seconds"
     if out.exists() and not path.exists():
-        shutil.rmtree(out)
+        with locked(out):
+            shutil.rmtree(out)
     before = float(path.read_text()) if path.exists() else 0.0
     path.unlink(missing_ok=True)
     began = time.process_time()

@@ -19,8 +19,10 @@ import rows
 import rules
 import run
 from drawing import DRAWINGS
+from feedback_transformer_pytorch.errors import InputError
 from feedback_transformer_pytorch.training import loop
 from feedback_transformer_pytorch.training.interrupt import Stopped
+from feedback_transformer_pytorch.training.saving.lock import locked
 from feedback_transformer_pytorch.training.updates.trainer import Step
 from figures import Result, accuracy_at, accuracy_up_to, core_seconds, formatted, reach
 from overview import best, overview, settings
@@ -121,6 +123,16 @@ def test_a_row_that_was_stopped_goes_on(results: Path, tmp_path: Path, monkeypat
     run.run_row(row, tmp_path / "stopped")
     stopped = json.loads(row.result.read_text())
     assert [one["curve"] for one in stopped["runs"]] == [one["curve"] for one in whole["runs"]]
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
+    options = tiny(ROWS[0], tmp_path).run_options(0.001, 0, tmp_path)
+    out = Path(options.out)
+    with locked(out):
+        (out / "config.yaml").write_text("its own")
+        with pytest.raises(InputError, match="is being trained by another process"):
+            run.train_timed(options)
+        assert (out / "config.yaml").read_text() == "its own"
 
 
 def test_a_run_whose_process_was_killed_starts_again(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def count_stream(
         model: a model with the interface that `build_model` describes. Its training mode is restored afterwards.
         stream: tokens and labels (lead + N,).
         block_len, lead, rows: as in `text_bits`, which explains how several rows are read in parallel.
-        positions: (lead + N,), the position of each token, such as that in its line, if sums at each are wanted.
+        positions: (lead + N,), the position of each token, such as that in its line; gives sums at each.
         after_block: called after each block with the number of positions in it.
     """
     tokens, labels = (split_rows(values, lead=lead, rows=rows) for values in stream)

@@ -89,7 +89,7 @@ def measure_rows(
         block_len: tokens of a row in one call of the model, a multiple of its `seq_len`.
         lead: targets at the start of each row that are not counted.
         whole_rows: each row is a sequence that one block reads, not a part of a stream, so sums over rows count too.
-        positions: (R, N), the position of each target, if sums at each position are wanted.
+        positions: (R, N), the position of each target; gives sums at each.
         resets: (R, N), True at tokens before which the memory is emptied.
         after_block: called after each block with the number of tokens in it.
     """
