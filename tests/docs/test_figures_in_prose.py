@@ -1,0 +1,62 @@
+"""Figures that stand in sentences, and in tables that no program writes, are those of the results."""
+
+import functools
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+from pages import ROOT, SITE
+
+import rows
+import rules
+from figures import Result
+
+
+@functools.cache
+def result(name: str) -> Result:
+    """The result of TABLE/ROW."""
+    table, _, of_table = name.partition("/")
+    (row,) = (row for row in rows.rows(table) if row.name == of_table)
+    found = row.found()
+    assert found is not None, f"{name} has no result"
+    return Result(row, found)
+
+
+def at_512(name: str) -> float:
+    """The accuracy of a row of state tracking at 512, in %: the median over the seeds."""
+    return 100 * median(result(f"state-tracking/{name}").values({"show": "at", "length": 512}))
+
+
+def bits(name: str) -> float:
+    """Bits per byte of a row, the median over the seeds."""
+    return median(result(name).values({"show": "validation"}))
+
+
+def read(path: Path) -> str:
+    """A page with every gap between words a single space."""
+    return re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+
+
+def test_the_limits_in_the_readme() -> None:
+    text = read(ROOT / "README.md")
+    (limits,) = re.findall(r"accuracy at 512 falls to (\d+) % in parity \(L 1\) and to about (\d+) % in S5 and", text)
+    assert int(limits[0]) == round(at_512("z2-feedback-1"))
+    rows_of_both = ("s5-feedback-2", "mod5-feedback-1", "mod5-feedback-2")
+    assert [at_512(name) for name in rows_of_both] == pytest.approx([int(limits[1])] * 3, abs=1.5)
+    assert f"a trivial rule gets {100 * rules.last_assigned('algorithmic-3'):.1f}" in text
+
+
+def test_the_memory_lengths_on_the_page_of_settings() -> None:
+    text = (SITE / "settings.md").read_text(encoding="utf-8")
+    for title, task in (("parity", "z2"), ("arithmetic modulo 5", "mod5")):
+        for depth in (1, 2):
+            short, long = at_512(f"{task}-feedback-{depth}-window-8"), at_512(f"{task}-feedback-{depth}")
+            assert f"| {title}, {depth} | {short:.1f} | {long:.1f} |" in text
+
+
+def test_the_segment_lengths_on_the_page_of_settings() -> None:
+    text = (SITE / "settings.md").read_text(encoding="utf-8")
+    longer = [bits(f"settings/text-seq-len-{length}") for length in ("02", "04", "08", "16")]
+    gaps = [segments - bits("settings/text-0-defaults") for segments in longer]
+    assert f"better by {min(gaps):.2f} to {max(gaps):.2f} bits per byte" in text
