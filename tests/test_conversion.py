@@ -221,7 +221,8 @@ def transformer_state() -> dict[str, Tensor]:
     shapes = {f"layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
     shapes |= {"in_emb.weight": (7, 6), "out_norm.weight": (6,), "out_norm.bias": (6,)}
     shapes |= {"out.out_emb.weight": (7, 6), "out.out_emb.bias": (7,)}
-    return {name: torch.randn(shape) for name, shape in shapes.items()}
+    state, position = {name: torch.randn(shape) for name, shape in shapes.items()}, torch.randn(1, 3, 3)
+    return state | {name: position for name in state if name.endswith("key_pe")}  # all layers have the same one
 
 
 def test_the_transformer_of_a_state_dict_has_its_tensors_and_precision() -> None:
@@ -235,6 +236,22 @@ def test_the_transformer_of_a_state_dict_has_its_tensors_and_precision() -> None
     assert torch.equal(values, state["layers.1.attn.proj_val.weight"])
     newest_first = state["layers.0.attn.attn.key_pe"][0].t().flip(0)
     assert torch.equal(model.position.vectors.weight[1:], newest_first)
+
+
+def test_what_the_authors_program_saves_is_taken_as_it_is() -> None:
+    """All names begin with "module.", and its options are values, without the size of the vocabulary."""
+    state, given = transformer_state(), HYPERPARAMETERS | {"feedback": "False"}
+    options = {"feedback": False, "pre_norm": True, "share_proj_kv": False, "adapt_span": False, "expire_span": False}
+    options |= {"hid_sz": 6, "nlayers": 2, "attn_lim": 3, "nheads": 2, "head_dim": 0, "inner_hid_sz": 5, "dropout": 0.0}
+    model = from_official({f"module.{name}": tensor for name, tensor in state.items()}, options)
+    assert model.config == from_official(state, given).config
+    assert torch.equal(model.token_emb.weight, state["in_emb.weight"])
+
+
+def test_layers_of_their_own_are_not_taken_for_shared_ones() -> None:
+    state = transformer_state() | {"single_memory_attn_params": torch.randn(1, 3)}
+    with pytest.raises(InputError, match=r"'layers.1.\S+' is not the same .* share_proj_kv"):
+        from_official(state, HYPERPARAMETERS | {"share_proj_kv": "True"})
 
 
 @pytest.mark.parametrize(

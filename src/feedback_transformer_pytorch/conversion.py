@@ -144,7 +144,8 @@ def rename_official(
         feedback: whether that is a FeedbackTransformer, or an AuthorsTransformer.
 
     Raises:
-        InputError: a name is not one of that code, or a key projection lacks its value projection.
+        InputError: a name is not one of that code, a key projection lacks its value projection, or layers that share a
+            parameter have different ones.
     """
     renamed: dict[str, Tensor] = {}
     pairs: dict[str, dict[str, Tensor]] = {}
@@ -155,16 +156,16 @@ def rename_official(
             ours = re.sub(pattern, _OFFICIAL_NAMES[pattern], name)
             if config.shares_norm and ".attention.norm." in ours:
                 ours = re.sub(r"layers\.\d+\.attention\.", "", ours)
-            renamed.setdefault(ours, tensor)
+            _put(renamed, ours, name, tensor)
         elif name == "single_memory_attn_params":
             renamed["decoder.stack.layer_weight"] = tensor[0]
         elif name.endswith("attn.key_pe"):
-            renamed.setdefault("decoder.stack.position.vectors.weight", _by_distance(tensor))
+            _put(renamed, "decoder.stack.position.vectors.weight", name, _by_distance(tensor))
         elif name.endswith("mask.size_ratio"):
             renamed[f"decoder.stack.{layer[0]}attention.span.ratio"] = tensor.flatten()  # type: ignore[index]
         elif found := re.fullmatch(r"(layers\.\d+)\.attn\.proj_(key|val)\.weight", name):
             owner = "decoder.stack" if config.kv == "shared" else f"decoder.stack.{found[1]}.attention"
-            pairs.setdefault(f"{owner}.to_kv.weight", {}).setdefault(found[2], tensor)
+            _put(pairs.setdefault(f"{owner}.to_kv.weight", {}), found[2], name, tensor)
         elif not re.fullmatch(_OFFICIAL_BUFFERS, name):
             raise InputError(f"{name!r} is not a parameter of the authors' models")
     for name, pair in pairs.items():
@@ -174,6 +175,19 @@ def rename_official(
     return renamed if feedback else {re.sub(_FEEDBACK_ONLY, "", name): tensor for name, tensor in renamed.items()}
 
 
+def _put(tensors: dict[str, Tensor], key: str, name: str, tensor: Tensor) -> None:
+    """Adds the tensor called `name`, which is there already if layers share it.
+
+    Raises:
+        InputError: another one is there.
+    """
+    if not torch.equal(tensors.setdefault(key, tensor), tensor):
+        raise InputError(
+            f"{name!r} is not the same as in the layers before, which share it; check the hyperparameters share_proj_kv "
+            "and pre_norm"
+        )
+
+
 def _by_distance(key_pe: Tensor) -> Tensor:
     """Their table (1, E, M), whose last column is the newest slot, as rows of the distances 0 to M."""
     rows = key_pe[0].t().flip(0)
@@ -181,14 +195,15 @@ def _by_distance(key_pe: Tensor) -> Tensor:
 
 
 def from_official(
-    state_dict: Mapping[str, Tensor], hyperparameters: Mapping[str, str]
+    state_dict: Mapping[str, Tensor], hyperparameters: Mapping[str, object]
 ) -> FeedbackTransformer | AuthorsTransformer:
     """The model of a state dict of the paper authors' code (facebookresearch/transformer-sequential): the same log
     probabilities and carried memory.
 
     Args:
-        state_dict: that of their feedback model, or of their Transformer.
-        hyperparameters: their command line's, by name, as strings.
+        state_dict: that of their feedback model, or of their Transformer; the prefix `module.`, which their program
+            puts before all names, may be there.
+        hyperparameters: their command line's, by name, as values or as strings: `vars(args)` of their program.
 
     Returns:
         A FeedbackTransformer if the hyperparameter `feedback` is "True", otherwise an AuthorsTransformer; in the
@@ -198,11 +213,14 @@ def from_official(
         InputError: the state dict is not one of these models, or does not fit the hyperparameters.
     """
     _check_state_dict(state_dict)
-    check_kind("hyperparameters", hyperparameters, Mapping, "a mapping of their command line's names to strings")
-    config = official_config(hyperparameters)
-    feedback = hyperparameters["feedback"] == "True"
+    check_kind("hyperparameters", hyperparameters, Mapping, "a mapping of their command line's names to values")
+    tensors = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    given = {name: str(value) for name, value in hyperparameters.items()}
+    if "in_emb.weight" in tensors:
+        given = {"vocab_sz": str(len(tensors["in_emb.weight"])), **given}
+    config, feedback = official_config(given), given["feedback"] == "True"
     model = (FeedbackTransformer if feedback else AuthorsTransformer).from_config(config)
-    renamed = rename_official(state_dict, config, feedback=feedback)
+    renamed = rename_official(tensors, config, feedback=feedback)
     try:
         model.to(renamed["token_emb.weight"]).load_state_dict(renamed)
     except (KeyError, RuntimeError) as error:
@@ -232,7 +250,7 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
             "depth": int(given["nlayers"]),
             "mem_len": int(given["attn_lim"]),
             "heads": int(given["nheads"]),
-            "dim_head": int(given["head_dim"]),
+            "dim_head": int(given["head_dim"]) or int(given["hid_sz"]) // int(given["nheads"]),  # as their program
             "feedforward_dim": int(given["inner_hid_sz"]),
             "attn_dropout": float(given["dropout"]),
             "ff_dropout": float(given["dropout"]),
