@@ -57,10 +57,12 @@ def _check_projected(x: Tensor, context: ContextKeysValues) -> None:
 
 
 def check_tokens(x: Tensor, num_tokens: int) -> None:
-    """Raises InputError unless x is (B, T) whole numbers in [0, V), neither B nor T zero."""
+    """Raises InputError unless x is (B, T) torch.int64 or int32 in [0, V), neither B nor T zero."""
     check_kind("x", x, Tensor, "a tensor of whole numbers (batch >= 1, time >= 1)")
-    if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool:
-        raise InputError(f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1)")
+    if x.ndim != 2 or x.numel() == 0 or x.dtype not in (torch.int64, torch.int32):
+        raise InputError(
+            f"x is {x.dtype} {tuple(x.shape)}; it must be whole numbers (batch >= 1, time >= 1), torch.int64 or int32"
+        )
     if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     low, high = (int(end) for end in torch.aminmax(x))

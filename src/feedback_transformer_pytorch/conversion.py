@@ -183,8 +183,8 @@ def _put(tensors: dict[str, Tensor], key: str, name: str, tensor: Tensor) -> Non
     """
     if not torch.equal(tensors.setdefault(key, tensor), tensor):
         raise InputError(
-            f"{name!r} is not the same as in the layers before, which share it; check the hyperparameters share_proj_kv "
-            "and pre_norm"
+            f"{name!r} is not the same as in the layers before, which share it; check the hyperparameters "
+            "share_proj_kv and pre_norm"
         )
 
 

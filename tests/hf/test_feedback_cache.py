@@ -56,6 +56,11 @@ def test_what_is_recorded_is_bounded(model: FeedbackTransformerForCausalLM, monk
     torch.testing.assert_close(model(text[:, 176:180], past_key_values=past).logits, expected, atol=1e-10, rtol=0)
     with pytest.raises(InputError, match="100 tokens are to be removed"):
         past.crop(-100)
+    model(text, past_key_values=past)  # more than is recorded of a prompt
+    past.crop(-200)
+    torch.testing.assert_close(
+        model(text[:, 180:184], past_key_values=past).logits, model(text[:, :184]).logits[:, -4:], atol=1e-10, rtol=0
+    )
 
 
 def test_the_state_has_a_constant_size(model: FeedbackTransformerForCausalLM) -> None:

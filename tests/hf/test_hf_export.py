@@ -3,13 +3,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import yaml
+from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from feedback_transformer_pytorch import FeedbackTransformer, InputError, cli
-from feedback_transformer_pytorch.data import ByteTokenizer, train_bpe
+from feedback_transformer_pytorch.data import BpeTokenizer, ByteTokenizer, train_bpe
 from feedback_transformer_pytorch.hf import FeedbackTransformerForCausalLM, FeedbackTransformerModel, export_run
+from feedback_transformer_pytorch.hf.tokenizer import as_pretrained
 from feedback_transformer_pytorch.training.models.architectures import build_model
 from feedback_transformer_pytorch.training.options import TrainOptions
 from feedback_transformer_pytorch.training.saving.run import Run
@@ -19,10 +22,15 @@ X = torch.arange(2 * 13).reshape(2, 13)
 TEXTS = ["".join(map(chr, range(0x180))), "Ā is no padding .  Nor is \u0100 , \U0001f600\n\n ' s", ""]
 
 
+def make_text(folder: Path) -> Path:
+    path = folder / "the text.txt"
+    path.write_text("one sheep, two sheep, three sheep. " * 50)
+    return path
+
+
 def make_run(path: Path, tokenizer: str = "bytes", **options: Any) -> Run:
     """A run as `train` leaves it, of random weights."""
-    source = path.parent / "the text.txt"
-    source.write_text("one sheep, two sheep, three sheep. " * 50)
+    source = make_text(path.parent)
     tokens = train_bpe([str(source)], 300) if tokenizer == "bpe" else ByteTokenizer()
     fields = {"dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mem_len": 8, "seq_len": 4, "block_len": 16}
     run = Run.create(TrainOptions(files=[str(source)], out=str(path), **{**fields, **options}), tokens)
@@ -47,6 +55,31 @@ def test_a_run_loads_directly(tmp_path: Path) -> None:
     assert FeedbackTransformerForCausalLM.from_pretrained(run.path, dtype=torch.bfloat16).dtype == torch.bfloat16
     base = FeedbackTransformerModel.from_pretrained(run.path)
     torch.testing.assert_close(base(X).last_hidden_state, model.model(X).last_hidden_state)
+
+
+def test_arguments_change_the_configuration_of_a_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    model = FeedbackTransformerForCausalLM.from_pretrained(run.path, mem_len=20, use_cache=False, eos_token_id=10)
+    assert model.model.decoder.config.mem_len == 20
+    assert (model.config.use_cache, model.config.eos_token_id) == (False, 10)
+    for name in ("config", "state_dict"):
+        with pytest.raises(InputError, match=f"{name} is given with a RUN, which has its own"):
+            FeedbackTransformerForCausalLM.from_pretrained(run.path, **{name: getattr(model, name)})
+
+
+def test_a_tokenizer_of_another_program_encodes_as_in_training(tmp_path: Path) -> None:
+    """It has a token of its own inside texts, and puts one before them, which training does not."""
+    backend = tokenizers.Tokenizer.from_str(train_bpe([str(make_text(tmp_path))], 300).to_json())
+    backend.add_special_tokens(["<s>", "<|eot|>"])
+    backend.post_processor = processors.TemplateProcessing(
+        "<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
+    )
+    ours, theirs = BpeTokenizer(backend.to_str()), as_pretrained(backend)
+    for text in ("one sheep", "one<|eot|>two", *TEXTS):
+        assert theirs(text)["input_ids"] == ours.encode(text).tolist()
+        assert theirs.decode(theirs(text)["input_ids"]) == text
+    batch = theirs(["one sheep", "one"], padding=True)
+    assert theirs.batch_decode(batch["input_ids"], skip_special_tokens=True) == ["one sheep", "one"]
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])

@@ -128,8 +128,36 @@ def test_bf16_is_near() -> None:
         ({"input_ids": torch.tensor([[1]]), "past_key_values": DynamicCache()}, "past_key_values is a DynamicCache"),
         ({"input_ids": torch.tensor([[1]]), "output_attentions": True}, "output_attentions is True"),
         ({"input_ids": torch.tensor([[1]]), "output_hidden_states": True}, "output_hidden_states is True"),
+        ({"input_ids": torch.tensor([[1]]), "position_ids": torch.tensor([[0, 1]])}, r"position_ids is \(1, 2\)"),
+        ({"input_ids": torch.tensor([[1]]).to(torch.uint8)}, "x is torch.uint8"),
     ],
 )
 def test_a_wrong_input_is_named(inputs: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_model()(**inputs)
+
+
+@pytest.mark.parametrize("starts", [[0, 1, 2, 9], [0, 5, 10], [0, 15]])
+def test_packed_documents_do_not_see_each_other(model: FeedbackTransformerForCausalLM, starts: list[int]) -> None:
+    """As `DataCollatorWithFlattening` packs them: the positions of each document count from 0."""
+    x, ends = tokens(1), [*starts[1:], 16]
+    positions = torch.cat([torch.arange(end - start) for start, end in zip(starts, ends, strict=True)])[None]
+    alone = [model(x[:, start:end]).logits for start, end in zip(starts, ends, strict=True)]
+    for mode in (model.train(), model.eval()):
+        torch.testing.assert_close(mode(x, position_ids=positions).logits, torch.cat(alone, 1), atol=1e-12, rtol=0)
+    with pytest.raises(InputError, match="several documents in a row, which no cache can hold"):
+        model(x, position_ids=positions, use_cache=True)
+
+
+def test_packed_rows_have_documents_of_their_own(model: FeedbackTransformerForCausalLM) -> None:
+    x = tokens()
+    positions = torch.stack([torch.arange(16), torch.arange(16) % 6])
+    found = model(x, position_ids=positions).logits
+    torch.testing.assert_close(found[:1], model(x[:1]).logits, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found[1:, 6:12], model(x[1:, 6:12]).logits, atol=1e-12, rtol=0)
+    torch.testing.assert_close(model(x, position_ids=positions[:1]).logits, model(x).logits, atol=1e-12, rtol=0)
+
+
+def test_what_the_configuration_asks_for_is_refused_too() -> None:
+    with pytest.raises(InputError, match="output_hidden_states is True"):
+        make_model(output_hidden_states=True)(tokens())

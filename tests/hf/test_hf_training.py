@@ -94,3 +94,17 @@ def test_lora_trains_merges_saves_and_loads(tmp_path: Path) -> None:
     assert isinstance(merged, FeedbackTransformerForCausalLM)
     torch.testing.assert_close(merged(X).logits, trained, atol=1e-10, rtol=0)
     assert torch.equal(merged.generate(X, max_new_tokens=12, do_sample=False), text)
+
+
+@pytest.mark.parametrize("options", [{"target_modules": ["to_q", "token_emb"]}, {"trainable_token_indices": [1, 2]}])
+def test_adapters_of_the_embedding_are_taken(options: dict[str, Any]) -> None:
+    model = make_model(1)
+    plain = model(X).logits
+    adapted = get_peft_model(
+        model, LoraConfig(**{"r": 2, "target_modules": ["to_q"], "task_type": "CAUSAL_LM", **options})
+    )
+    out = adapted(input_ids=X, labels=X)
+    torch.testing.assert_close(out.logits, plain, atol=1e-12, rtol=0)
+    out.loss.backward()
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.grad is not None]
+    assert any("token_emb" in name for name in trained)

@@ -85,6 +85,8 @@ def _language_model(run: Run, batch_size: int) -> HFLM:
 
 
 def _with_end_of_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """With a token that the model never writes: the harness needs to know of one that ends a text."""
-    tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
+    """With a token that ends a text, which the harness needs: the first special token, or else one that the model never
+    writes."""
+    has_special = not tokenizer.split_special_tokens
+    tokenizer.add_special_tokens({"eos_token": tokenizer.pad_token if has_special else "<|endoftext|>"})
     return tokenizer

@@ -18,10 +18,12 @@ from ..errors import InputError
 from .cache import FeedbackCache
 from .configuration import FeedbackTransformerConfig
 from .from_run import config_and_weights, is_run, open_text_run
-from .reading import read_whole
+from .reading import read_documents, read_whole
 
 # The name under which a model that is being made holds a decoder to start parameters from.
 _FRESH = "_fresh_decoder"
+# Fields of a configuration that `PreTrainedModel.from_pretrained` reads itself.
+_OF_LOADING = {"dtype", "torch_dtype"}
 
 
 class FeedbackTransformerPreTrainedModel(PreTrainedModel):
@@ -41,7 +43,8 @@ class FeedbackTransformerPreTrainedModel(PreTrainedModel):
         """As `PreTrainedModel.from_pretrained`; the path may also be a RUN of `feedback-transformer train`.
 
         Raises:
-            InputError: the RUN cannot be used (`open_text_run`), or the weights are to be quantised.
+            InputError: the RUN cannot be used (`open_text_run`), or comes with a configuration or weights of another;
+                or the weights are to be quantised.
         """
         if kwargs.get("quantization_config") is not None:
             raise InputError(
@@ -50,8 +53,7 @@ class FeedbackTransformerPreTrainedModel(PreTrainedModel):
                 "weights of half the size"
             )
         if is_run(pretrained_model_name_or_path):
-            config, weights = config_and_weights(open_text_run(str(pretrained_model_name_or_path)))
-            kwargs |= {"config": config, "state_dict": weights}
+            kwargs = _with_run(str(pretrained_model_name_or_path), kwargs)
             pretrained_model_name_or_path = None
         found = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         for model in (found[0] if isinstance(found, tuple) else found).modules():
@@ -81,6 +83,22 @@ class FeedbackTransformerPreTrainedModel(PreTrainedModel):
         if fresh is None:
             fresh = self.__dict__[_FRESH] = FeedbackDecoder(**like.config.to_dict())
         return fresh
+
+
+def _with_run(path: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `from_pretrained` with what a RUN holds. Those that are fields of the configuration change it.
+
+    Raises:
+        InputError: the RUN cannot be used, or there is a configuration or weights already.
+    """
+    for name in ("config", "state_dict"):
+        if kwargs.get(name) is not None:
+            raise InputError(f"{name} is given with a RUN, which has its own; leave it out, or export the RUN first")
+    config, weights = config_and_weights(open_text_run(path))
+    fields = {name: kwargs[name] for name in kwargs.keys() & config.to_dict().keys() - _OF_LOADING}
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return {**{k: v for k, v in kwargs.items() if k not in fields}, "config": config, "state_dict": weights}
 
 
 def _copy_missing(module: nn.Module, start: nn.Module) -> None:
@@ -135,19 +153,29 @@ class FeedbackTransformerModel(FeedbackTransformerPreTrainedModel):
             past_key_values: what precedes; it is changed in place.
             inputs_embeds: (B, T, D), in place of input_ids.
             use_cache: return the cache; None: as the configuration says in evaluation mode, and not in training.
-            kwargs: what `transformers` gives to every model. `position_ids` are not needed, for positions are distances
-                between real tokens.
+            kwargs: what `transformers` gives to every model. Positions are distances between real tokens, so
+                `position_ids` (B, T) say one thing only: without an attention_mask, a document starts where they do not
+                go on by one, as in a packed batch (`DataCollatorWithFlattening`).
 
         Returns:
             states (B, T, D), which mean nothing at padding, and the cache or None.
 
         Raises:
-            InputError: an input does not fit, or attentions or hidden states are asked for.
+            InputError: an input does not fit, attentions or hidden states are asked for, or a cache with a packed
+                batch.
         """
         for name in ("output_attentions", "output_hidden_states"):
-            if kwargs.get(name):
-                raise InputError(f"{name} is {kwargs[name]}, but the recurrence does not keep them; leave it out")
+            asked = kwargs.get(name)
+            if getattr(self.config, name) if asked is None else asked:
+                raise InputError(f"{name} is True, but the recurrence does not keep them; leave it out")
         x = self._embed(input_ids, inputs_embeds)
+        starts = _document_starts(kwargs.get("position_ids"), x) if attention_mask is None else None
+        if starts is not None:
+            if use_cache or past_key_values is not None:
+                raise InputError(
+                    "position_ids are of several documents in a row, which no cache can hold; leave it out"
+                )
+            return BaseModelOutputWithPast(last_hidden_state=read_documents(self.decoder, x, starts))
         mask = _padding_mask(attention_mask, x)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
@@ -165,7 +193,7 @@ class FeedbackTransformerModel(FeedbackTransformerPreTrainedModel):
                 return inputs_embeds
             given = "neither" if input_ids is None else "both"
             raise InputError(f"of input_ids and inputs_embeds {given} are given; give one of the two")
-        check_tokens(input_ids, self.token_emb.num_embeddings)
+        check_tokens(input_ids, self.config.num_tokens)  # an adapter around the embedding does not know it
         return self.token_emb(input_ids)
 
 
@@ -222,6 +250,7 @@ class FeedbackTransformerForCausalLM(FeedbackTransformerPreTrainedModel, Generat
             use_cache=use_cache,
             output_attentions=kwargs.get("output_attentions"),
             output_hidden_states=kwargs.get("output_hidden_states"),
+            position_ids=kwargs.get("position_ids"),
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -259,6 +288,17 @@ class FeedbackTransformerForCausalLM(FeedbackTransformerPreTrainedModel, Generat
     def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         """The mask of padding (B, past + T), as it is."""
         return attention_mask
+
+
+def _document_starts(position_ids: Tensor | None, x: Tensor) -> Tensor | None:
+    """Where documents of x (B, T, D) start, (B, T) bool; None if each row is one."""
+    if position_ids is None:
+        return None
+    if position_ids.shape not in (x.shape[:2], (1, x.shape[1])):
+        raise InputError(f"position_ids is {tuple(position_ids.shape)}; it must be {tuple(x.shape[:2])}")
+    starts = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    starts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    return starts if bool(starts[:, 1:].any()) else None
 
 
 def _padding_mask(attention_mask: Tensor | None, x: Tensor) -> Tensor | None:

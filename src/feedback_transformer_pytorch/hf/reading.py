@@ -63,6 +63,27 @@ def read_whole(decoder: FeedbackDecoder, x: Tensor, mask: Tensor | None) -> Tens
     return decoder(longer, mask=mask)[:, : x.shape[1]]
 
 
+def read_documents(decoder: FeedbackDecoder, x: Tensor, starts: Tensor) -> Tensor:
+    """Rows of several documents each, which are read side by side, each from its start.
+
+    Args:
+        x: (B, T, D), embeddings.
+        starts: (B, T) bool, True where a document starts, as it does at the start of each row.
+
+    Returns:
+        states (B, T, D).
+    """
+    first = starts.flatten().nonzero()[:, 0]
+    document = starts.flatten().cumsum(0) - 1
+    lengths = torch.diff(first, append=first.new_tensor([starts.numel()]))
+    longest = int(lengths.max())
+    places = document * longest + torch.arange(starts.numel(), device=x.device) - first[document]
+    apart = x.new_zeros(len(first) * longest, x.shape[2]).index_copy(0, places, x.flatten(0, 1))
+    mask = torch.arange(longest, device=x.device) < lengths[:, None]
+    states = read_whole(decoder, apart.unflatten(0, (-1, longest)), None if bool(mask.all()) else mask)
+    return states.flatten(0, 1)[places].view_as(x)
+
+
 def read_on(
     decoder: FeedbackDecoder, x: Tensor, progress: Progress, mask: Tensor | None = None
 ) -> tuple[Tensor, Progress]:

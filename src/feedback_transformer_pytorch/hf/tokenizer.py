@@ -39,13 +39,18 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def as_pretrained(backend: tokenizers.Tokenizer) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that encodes and decodes exactly, pads on the left with the byte 0, and has the chat
-    template of a plain language model."""
+    """A byte-level tokenizer that encodes as in training, decodes exactly, and pads on the left.
+
+    It has the chat template of a plain language model. As in training, it puts nothing around a text. Its padding is
+    its first special token, or else the byte 0.
+    """
+    backend.post_processor = None
+    special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        pad_token=character_of_byte(0),
+        pad_token=special[0] if special else character_of_byte(0),
         padding_side="left",
-        split_special_tokens=True,  # in a text, the padding's character is a character like others
+        split_special_tokens=not special,  # in a text, the character of the byte 0 is a character like others
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
         chat_template=CHAT_TEMPLATE,
