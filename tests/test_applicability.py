@@ -200,6 +200,15 @@ def test_without_dropout_the_mode_of_a_layer_does_not_matter() -> None:
         outputs(model)
 
 
+def test_a_whole_number_for_a_real_one_keeps_the_fast_path() -> None:
+    for dropout in (0.0, 0):
+        config = FeedbackConfig.from_dict(CONFIG.to_dict() | {"attn_dropout": dropout, "ff_dropout": dropout})
+        model = dataclasses.replace(CASE, config=config).model(implementation="fused")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            outputs(model)
+
+
 def test_a_subclass_of_the_model_keeps_the_fast_path() -> None:
     class Mine(FeedbackTransformer):
         @functools.cached_property

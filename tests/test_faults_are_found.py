@@ -4,7 +4,7 @@ Each fault is planted alone into the walk by torch's operations. The comparison 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer
 from feedback_transformer_pytorch.activation import Geglu
 from feedback_transformer_pytorch.position import DistanceBias
 from feedback_transformer_pytorch.recurrence.engine import walk
-from feedback_transformer_pytorch.recurrence.engine.derived import Derived, _Derive
+from feedback_transformer_pytorch.recurrence.engine.derived import Derived
 from feedback_transformer_pytorch.recurrence.engine.torch_steps import TorchBackwardSteps
 from feedback_transformer_pytorch.recurrence.layout import plan
 from feedback_transformer_pytorch.recurrence.layout.buffer import MemoryBuffer, Window
@@ -34,6 +34,8 @@ from feedback_transformer_pytorch.recurrence.ops.linear import Linear
 from feedback_transformer_pytorch.recurrence.ops.norm import Norm
 from feedback_transformer_pytorch.recurrence.ops.scores import VectorScores
 from feedback_transformer_pytorch.recurrence.ops.sublayer import Residual
+from feedback_transformer_pytorch.recurrence.stack import Stack
+from feedback_transformer_pytorch.recurrence.substitution import with_parameters
 from test_fused import run
 
 LITTLE = 1e-6
@@ -256,12 +258,12 @@ def bucket_of_bias_gradient(patch: pytest.MonkeyPatch) -> None:
 def bucket_of_distance(patch: pytest.MonkeyPatch) -> None:
     """Every key is taken for one token further away."""
 
-    def wrapper(original: Any, self: _Derive) -> Derived:
-        config = self.stack.config
-        further = self.stack.position(config.mem_len + config.seq_len + 1)
-        return original(self)._replace(terms=[DistanceBias(term.bias[:, 1:]) for term in further])
+    def wrapper(original: Any, stack: Stack, parameters: Mapping[str, Tensor]) -> Derived:
+        config = stack.config
+        further = with_parameters(stack, parameters).position(config.mem_len + config.seq_len + 1)
+        return original(stack, parameters)._replace(terms=[DistanceBias(term.bias[:, 1:]) for term in further])
 
-    wrap(patch, _Derive, "forward", wrapper)
+    wrap(patch, walk, "derive", wrapper)
 
 
 def shifted_keys(patch: pytest.MonkeyPatch) -> None:
@@ -333,14 +335,14 @@ def returned_values(patch: pytest.MonkeyPatch) -> None:
 def mean_of_layer_weights(patch: pytest.MonkeyPatch) -> None:
     """What the softmax of the layer weights subtracts."""
 
-    def wrapper(original: Any, self: _Derive) -> Derived:
-        derived, weight = original(self), self.stack.layer_weight
+    def wrapper(original: Any, stack: Stack, parameters: Mapping[str, Tensor]) -> Derived:
+        derived, weight = original(stack, parameters), parameters["layer_weight"]
         if derived.mix is None:
             return derived
         mix = derived.mix.detach()
         return derived._replace(mix=mix + mix * (weight - weight.detach()))
 
-    wrap(patch, _Derive, "forward", wrapper)
+    wrap(patch, walk, "derive", wrapper)
 
 
 def score_of_distance(patch: pytest.MonkeyPatch) -> None:

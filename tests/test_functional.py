@@ -19,6 +19,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "per layer": {"kv": "per_layer", "memory_norm": "layer", "position": "learned"},
     "context": {"context_dim": 5},
     "states": {"carry": "state", "memory_norm": "plain", "memory_start": "zeros"},
+    "states and spans": {"carry": "state", "adaptive_span": True, "span_ramp": 1, "span_trim": 1, "span_init": 0.3},
     "spans": {"adaptive_span": True, "span_ramp": 1, "span_trim": 1, "span_init": 0.3, "norm": "post"},
 }
 NAME = "feedback_transformer_pytorch.walk.default"

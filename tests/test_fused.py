@@ -5,6 +5,7 @@ import dataclasses
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,66 @@ def test_double_backward_steps_aside_and_replays_dropout() -> None:
         return gradients(penalty, model)
 
     definition(model, evaluate).assert_agrees(evaluate())
+
+
+def test_gradients_that_have_gradients_count_each_path_once() -> None:
+    """The carried memory depends on the parameters that the walk reads too."""
+    model, x = CASE.model(implementation="fused"), CASE.tokens()
+
+    def evaluate(create_graph: bool) -> dict[str, Tensor]:
+        _, memory = model(x, return_memory=True)
+        loss = model(x, memory).square().sum()
+        found = torch.autograd.grad(loss, list(model.parameters()), create_graph=create_graph)
+        return {f"grad {name}": grad for (name, _), grad in zip(model.named_parameters(), found, strict=True)}
+
+    expected = definition(model, lambda: evaluate(False))
+    expected.assert_agrees(evaluate(True))
+
+
+def test_gradients_that_have_gradients_are_of_the_forward_pass() -> None:
+    """Of its mode, and only of outputs that depend on what needs a gradient."""
+    config = dataclasses.replace(CONFIG, attn_dropout=0.3, ff_dropout=0.3, stored=0)
+    model, x = dataclasses.replace(CASE, config=config).model(implementation="fused"), CASE.tokens()
+    model.requires_grad_(False)
+    model.decoder.stack.layers.requires_grad_(True)
+    names, parameters = zip(*model.decoder.stack.layers.named_parameters(), strict=True)
+
+    def evaluate(create_graph: bool) -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        logits, memory = model.train()(x, return_memory=True)
+        loss = logits.square().sum() + memory.keys.sum()
+        model.eval()
+        return dict(zip(names, torch.autograd.grad(loss, parameters, create_graph=create_graph), strict=True))
+
+    found = evaluate(True)
+    definition(model, lambda: evaluate(False)).assert_agrees(found)
+
+
+def test_calls_in_two_threads_leave_the_parameters_alone() -> None:
+    model, x = CASE.model(implementation="fused").eval(), CASE.tokens()
+    before = {name: id(parameter) for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        expected = model(x)
+
+    def call() -> bool:
+        with torch.no_grad():
+            return all(torch.equal(model(x), expected) for _ in range(20))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(future.result() for future in [pool.submit(call) for _ in range(2)])
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
+
+
+def test_a_batch_without_rows() -> None:
+    model = CASE.model(implementation="fused")
+    states, memory = model.decoder(torch.zeros(0, 7, 6, dtype=torch.float64), return_memory=True)
+    assert (states.shape, len(memory.keys)) == ((0, 7, 6), 0)
+
+
+def test_the_memory_that_comes_out_can_be_changed_in_place() -> None:
+    _, memory = CASE.model(implementation="fused")(CASE.tokens()[:, :2], return_memory=True)
+    memory.values[:, 0] = 0
+    assert memory.values.requires_grad
 
 
 def gradients(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:

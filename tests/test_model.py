@@ -241,7 +241,9 @@ KEYS = torch.zeros(2, 3, 8)
         (X, {"memory": (KEYS[..., :4], KEYS)}, "memory.keys is (2, 3, 4)"),
         (X, {"memory": (KEYS, KEYS[:, :2])}, "memory.keys is (2, 3, 8) but memory.values (2, 2, 8)"),
         (X, {"memory": 3}, "memory is a int; it must be a Memory or a pair"),
-        (X, {"memory": Memory(KEYS, KEYS, torch.ones(3))}, "memory.lengths is (3,); it must be (2,)"),
+        (X, {"memory": Memory(KEYS, KEYS, X[0, :3])}, "memory.lengths is (3,) on cpu; it must be (2,) on cpu"),
+        (X, {"memory": Memory(KEYS, KEYS, torch.ones(2))}, "memory.lengths is torch.float32; it must be a tensor of"),
+        (X.to(torch.uint8), {}, "x is torch.uint8 (2, 5); it must be whole numbers"),
         (X, {"memory": (KEYS.to("meta"), KEYS)}, "memory.keys is on meta, the input on cpu"),
         (X, {"mask": torch.ones(2, 4, dtype=torch.bool)}, "mask is torch.bool (2, 4); it must be torch.bool (2, 5)"),
         (X, {"reset": torch.ones(2, 5)}, "reset is torch.float32 (2, 5)"),
@@ -257,6 +259,23 @@ def test_a_decoder_refuses_what_is_no_embedding() -> None:
     decoder = FeedbackDecoder(**{k: v for k, v in SMALL.items() if k != "num_tokens"})
     with pytest.raises(InputError, match=re.escape("x is torch.float32 (2, 5, 9); it must be floating point")):
         decoder(torch.zeros(2, 5, 9))
+
+
+def test_lengths_of_a_memory_are_at_most_its_slots() -> None:
+    model, x = FeedbackTransformer(**SMALL), torch.randint(0, 7, (2, 5))
+    keys = torch.randn(2, 2, 8)
+    memory = Memory(keys, keys, torch.tensor([9, 2]))
+    torch.testing.assert_close(model(x, memory), model(x, (keys, keys)))
+
+
+def test_autocast_leaves_float64_as_it_is() -> None:
+    x = torch.randint(0, 7, (2, 5))
+    model = FeedbackTransformer(**SMALL).double()
+    expected, _ = model(x, return_memory=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, memory = model(x, return_memory=True)
+    assert memory.keys.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_a_memory_longer_than_mem_len_is_trimmed_to_its_newest() -> None:

@@ -67,6 +67,38 @@ def test_float32_is_as_near_to_float64_as_the_definition_is(dim_head: int) -> No
 
 
 @needs_kernel
+def test_saturated_attention_with_dropout_has_no_gradient_of_rounding() -> None:
+    """Where one probability is 1, the gradients of the scores are exactly 0; huge keys would multiply any other."""
+    config = dataclasses.replace(CONFIG, attn_dropout=0.3, memory_norm="none", position="relative")
+    errors = {}
+    for way in ("stepwise", "fused"):
+        torch.manual_seed(0)
+        model = FeedbackTransformer.from_config(config, implementation=way)
+        memory = 1e6 * torch.randn(2, 2, 19, config.kv_dim)
+        grads = []
+        for dtype in (torch.float32, torch.float64):
+            torch.manual_seed(1)
+            model.to(dtype).zero_grad()
+            model(torch.arange(20).view(2, 10) % NUM_TOKENS, tuple(memory.to(dtype))).square().sum().backward()
+            grads.append(model.token_emb.weight.grad.double())
+        errors[way] = float((grads[0] - grads[1]).norm() / grads[1].norm())
+    assert errors["fused"] < 10 * errors["stepwise"] + 1e-5
+
+
+@needs_kernel
+def test_another_default_device_does_not_matter() -> None:
+    """What the kernel is given besides the model's own tensors must lie in the memory of the CPU too."""
+    config = dataclasses.replace(CONFIG, position="relative")
+    case = Case(config, batch=2, time=20, memory_slots=0, seed=0)
+    model, x = case.model(implementation="fused"), case.tokens()
+    expected = model(x)
+    with torch.device("meta"):
+        found = model(x)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+
+
+@needs_kernel
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("streams", [1, 7, 9])
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 24, 25, 37])

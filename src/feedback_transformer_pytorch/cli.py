@@ -36,6 +36,7 @@ _OLD_FLAGS = {  # of older versions, in the words of today
     "--norm-memory": f"--memory-norm={memory_norm_of(True)}",
     "--no-norm-memory": f"--memory-norm={memory_norm_of(False)}",
 }
+_LISTS = {"files", "heldout", "trackers"}  # options that a configuration file may give as one word
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130  # exit code: 128 + SIGINT
 
@@ -203,25 +204,25 @@ def _settings_first(arguments: list[str]) -> list[str]:
     early.add_argument("--resume", action="store_true")
     early.add_argument("--out")
     settings, rest = early.parse_known_args([_OLD_FLAGS.get(argument, argument) for argument in arguments[1:]])
-    own = None
+    own, first = None, []
     if settings.out is not None:
-        rest.append(f"--out={settings.out}")
+        first.append(f"--out={settings.out}")
         path = Path(settings.out) / "config.yaml"
         if settings.resume and path.is_file():
             _check_run(settings.out)
             own = str(path)
             settings.config.insert(0, own)
     if settings.resume:
-        rest.append("--resume")
+        first.append("--resume")
     for config in settings.config:
         _check_text(config)
     contents = [_content(config) for config in settings.config]
-    presets = [settings.preset, *(values.get("preset") for values in contents)]
+    presets = [settings.preset, *(values.get("preset") for values in reversed(contents))]
     preset = next(filter(None, presets), None)
     named = [f"--config={preset_file(preset)}", "--preset", preset] if preset else []
     for config, values in zip(settings.config, contents, strict=True):
         named.append(f"--config={_in_words_of_today(config, values, is_whole=config == own or is_complete(values))}")
-    return ["train", *named, *rest]
+    return ["train", *named, *first, *rest]
 
 
 def _in_words_of_today(config: str, values: dict[str, Any], *, is_whole: bool) -> str:
@@ -230,6 +231,7 @@ def _in_words_of_today(config: str, values: dict[str, Any], *, is_whole: bool) -
         today = completed(values) if is_whole else renamed(values)
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
+    today |= {name: [value] for name, value in today.items() if name in _LISTS and isinstance(value, str)}
     if today == values:
         return config
     import yaml

@@ -111,6 +111,8 @@ class FeedbackConfig:
             object.__setattr__(self, "kv_heads", self.heads)
         self._check_values()
         self._check_combinations()
+        for name in ("attn_dropout", "ff_dropout", "span_ramp", "span_init"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # a 0 given makes the same modules as 0.0
 
     def _other_name(self, name: str, value: bool | None, field: str, true: str, false: str) -> None:
         """Takes the value of a field that was given by another name."""

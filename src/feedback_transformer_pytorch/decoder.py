@@ -186,10 +186,12 @@ class FeedbackDecoder(nn.Module):
         return [zero] if isinstance(like, StateMemory) else self.stack.project(zero)
 
     def keys_values(self, past: AnyMemory) -> tuple[Tensor, Tensor]:
-        """The keys and values (B, n, K*G*E) of a memory; of states, only of those that some head sees."""
+        """The keys and values (B, n, K*G*E) of a memory; of states, only of those that some head sees, but where torch
+        traces, which does not know their number."""
         if not isinstance(past, StateMemory):
             return past.keys, past.values
-        return self.stack.project(past.states[:, -self.stack.reach() :])
+        seen = self.config.mem_len if torch.compiler.is_compiling() else self.stack.reach()
+        return self.stack.project(past.states[:, -seen:])
 
     def project_context(self, context: Tensor) -> ContextKeysValues:
         """The keys and values that all layers make of a context (B, N, C). A call without gradients takes them in its

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .autocast import autocast_dtype
 from .config import FeedbackConfig
 from .errors import InputError
 
@@ -124,8 +125,7 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> AnyMemory:
     Raises:
         InputError: it is none of these, or its batch, width or device do not fit.
     """
-    device = like.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+    dtype = autocast_dtype(like) or like.dtype
     carries_states = config.carry != "keys"
     if carries_states:
         dtype = like.dtype  # states are what layers add up, and no product rounds them
@@ -139,12 +139,23 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> AnyMemory:
     if len({tensor.shape for tensor in tensors}) > 1:
         raise InputError(f"memory.keys is {tuple(tensors[0].shape)} but memory.values {tuple(tensors[1].shape)}")
     lengths = getattr(memory, "lengths", None)
-    if lengths is not None and lengths.shape != like.shape[:1]:
-        raise InputError(f"memory.lengths is {tuple(lengths.shape)}; it must be ({like.shape[0]},)")
+    if lengths is not None:
+        _check_lengths(lengths, like)
     newest_slots = slice(max(0, tensors[0].shape[1] - config.mem_len), None)
     if lengths is not None:
-        lengths = lengths.clamp(max=config.mem_len)
+        lengths = lengths.clamp(0, min(tensors[0].shape[1], config.mem_len))
     return memory_of([tensor[:, newest_slots].to(dtype) for tensor in tensors], lengths)
+
+
+def _check_lengths(lengths: Any, like: Tensor) -> None:
+    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        given = f"{lengths.dtype}" if isinstance(lengths, Tensor) else f"of type {type(lengths).__name__}"
+        raise InputError(f"memory.lengths is {given}; it must be a tensor of whole numbers ({like.shape[0]},)")
+    if lengths.shape != like.shape[:1] or lengths.device != like.device:
+        raise InputError(
+            f"memory.lengths is {tuple(lengths.shape)} on {lengths.device}; it must be ({like.shape[0]},) on "
+            f"{like.device}"
+        )
 
 
 def _tensors_of(memory: Any, carries_states: bool) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:

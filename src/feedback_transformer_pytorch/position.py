@@ -32,9 +32,10 @@ def bucket(distance: Tensor) -> Tensor:
 
 
 def bucket_starts() -> Tensor:
-    """(NUM_BUCKETS + 1,): the first distance of each bucket, and a number beyond all distances."""
-    starts = torch.searchsorted(bucket(torch.arange(MAX_DISTANCE + 1)), torch.arange(NUM_BUCKETS))
-    return torch.cat([starts, torch.tensor([2**62])])
+    """(NUM_BUCKETS + 1,), on the CPU: the first distance of each bucket, and a number beyond all distances."""
+    buckets = bucket(torch.arange(MAX_DISTANCE + 1, device="cpu"))
+    starts = torch.searchsorted(buckets, torch.arange(NUM_BUCKETS, device="cpu"))
+    return torch.cat([starts, torch.tensor([2**62], device="cpu")])
 
 
 class ScoreTerm(Protocol):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import printed_config
+from commands import SMALL, printed_config
 
 from feedback_transformer_pytorch import cli
 from feedback_transformer_pytorch.training.earlier import EARLIER
 from feedback_transformer_pytorch.training.options import TrainOptions
+from feedback_transformer_pytorch.training.saving.run import Run
 
 
 def test_what_is_written_out_wins_over_the_file_which_wins_over_the_preset(
@@ -48,6 +49,24 @@ def test_a_switch_is_turned_on_and_off_by_name_and_in_a_file(
         for arguments in ([], ["--recompute"], [f"--config={file}"], [f"--config={file}", "--no-recompute"])
     ]
     assert chosen == [False, True, True, False]
+
+
+def test_what_follows_two_dashes_is_a_file(text: Path, tmp_path: Path) -> None:
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *SMALL, "--", str(text)]) == 0
+
+
+def test_one_file_in_a_configuration_needs_no_list(text: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"files: {text}\n")
+    assert cli.main(["train", "--config", str(config), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert Run.open(tmp_path / "run").options.files == [str(text)]
+
+
+def test_the_preset_of_the_last_file_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for preset in ("tiny", "demo"):
+        (tmp_path / f"{preset}.yaml").write_text(f"preset: {preset}\n")
+    arguments = [f"--config={tmp_path / preset}.yaml" for preset in ("tiny", "demo")]
+    assert printed_config(capsys, *arguments) == printed_config(capsys, "--preset=demo")
 
 
 def test_a_list_is_given_by_name_and_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

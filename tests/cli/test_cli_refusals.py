@@ -59,6 +59,13 @@ def test_unusable_text_is_one_line(refuses: Callable[..., None], tmp_path: Path,
             refuses(message, "eval", run, tmp_path / name)
 
 
+def test_a_file_that_is_trained_on_and_held_out_is_one_line(
+    refuses: Callable[..., None], text: Path, tmp_path: Path
+) -> None:
+    for arguments in ([text, text], [text, str(text.parent / "*.txt")], [text, "--heldout", text]):
+        refuses("is given twice, and what is held out must not be", "train", "--out", tmp_path / "run", *arguments)
+
+
 def test_a_configuration_that_is_not_yaml_is_named(refuses: Callable[..., None], text: Path, tmp_path: Path) -> None:
     config = tmp_path / "notes.txt"
     config.write_text("dim: 8\n  depth: [\n")

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,39 @@ def test_a_run_that_was_stopped_is_resumed_by_its_place_alone(
     assert f"resuming from {stopped}/checkpoints/00000003\n" in capsys.readouterr().out
     assert metrics(stopped, "train", "loss") == metrics(run, "train", "loss")
     assert (stopped / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_a_run_without_its_checkpoints_is_left_alone(
+    refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints")
+    before = snapshot(copy)
+    for arguments in (["--resume", "--out", copy], [text, "--out", copy, *SMALL]):
+        refuses("was trained for 4 updates, but its checkpoints are gone", "train", *arguments)
+    assert snapshot(copy) == before
+
+
+def test_weights_to_start_from_are_for_a_new_run(refuses: Callable[..., None], text: Path, run: Path) -> None:
+    refuses("has been trained already, from its own weights", "train", text, *SMALL, "--out", run, "--init-from", run)
+
+
+def test_ctrl_c_in_a_pipe_saves_the_weights_too(text: Path, tmp_path: Path) -> None:
+    """A terminal stops `tee` as well, so that the last lines have no reader."""
+    out = tmp_path / "run"
+    command = [*COMMAND, "train", str(text), "--out", str(out), *SMALL, "--max-updates=1000000", "--eval-every=1000000"]
+    with subprocess.Popen(command, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith(b"update 3/"):
+            pass
+        process.stdout.close()
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert cli.main(["generate", str(out), "--max-new-tokens=1"]) == 0
 
 
 def test_ctrl_c_saves_the_weights(text: Path, tmp_path: Path) -> None:

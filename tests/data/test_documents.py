@@ -139,6 +139,12 @@ def test_a_large_file_comes_in_pieces_of_about_a_mebibyte(tmp_path: Path) -> Non
     assert max(sizes) <= 2**20 + 15
 
 
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "ONE.JSONL.GZ"
+    path.write_bytes(gzip.compress(b'{"text": "one"}'))
+    assert b"".join(piece.text for piece in read_pieces([str(path)])) == b"one\n"
+
+
 def test_each_file_is_a_document(folder: Path) -> None:
     assert list(read_pieces(["a.txt", "c.gz"])) == [Piece(b"ay\n", True), Piece(b"sea\n", True)]
 

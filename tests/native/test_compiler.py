@@ -18,6 +18,7 @@ def test_a_change_of_any_source_file_changes_the_key(tmp_path: Path, monkeypatch
     shutil.copytree(compiler.SOURCE.parent, copy)
     monkeypatch.setattr(compiler, "SOURCE", copy / compiler.SOURCE.name)
     assert compiler.build_key(command) == key
+    assert compiler.build_key([*command, "-ffp-contract=off"]) != key
     files = sorted(copy.iterdir())
     assert len(files) > 1
     keys = set()

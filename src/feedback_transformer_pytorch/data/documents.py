@@ -112,12 +112,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open(path: Path) -> BinaryIO:
-    opener: Any = _OPEN.get(path.suffix, open)
+    opener: Any = _OPEN.get(path.suffix.lower(), open)
     return opener(path, "rb")
 
 
 def _is_json_lines(path: Path) -> bool:
-    return (path.with_suffix("") if path.suffix in _OPEN else path).suffix in _JSON_LINES
+    return (path.with_suffix("") if path.suffix.lower() in _OPEN else path).suffix.lower() in _JSON_LINES
 
 
 def json_lines(sources: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -137,6 +137,29 @@ def json_lines(sources: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
         for path in _expand(source):
             with _opened(path) as file:
                 yield from _json_objects(file, repr(str(path)))
+
+
+def check_heldout(sources: Sequence[str], heldout: Sequence[str]) -> None:
+    """Checks that no file is both trained on and held out.
+
+    Args:
+        sources: arguments of `read_pieces` to train on.
+        heldout: those to validate on; none: the end of `sources` is held out.
+
+    Raises:
+        InputError: a file is in both, or twice in `sources` where their end is held out.
+    """
+    known, unseen = _files_of(sources), set(_files_of(heldout))
+    twice = [path for path in known if path in unseen or (not heldout and known.count(path) > 1)]
+    if twice:
+        raise InputError(
+            f"{str(twice[0])!r} is given twice, and what is held out must not be trained on; name it once"
+            + ("" if heldout else ", or give --heldout")
+        )
+
+
+def _files_of(sources: Sequence[str]) -> list[Path]:
+    return [path.resolve() for source in sources if source != "-" for path in _expand(source)]
 
 
 def _check_sources(sources: Sequence[str]) -> None:

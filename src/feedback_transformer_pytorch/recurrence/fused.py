@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..autocast import autocast_dtype
 from .adapters import without_adapters
 from .applicability import warn_once
 from .backends import Backend, choose
@@ -20,6 +21,7 @@ from .layout.precision import Precision, choose_precision
 from .request import Walked, WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
+from .substitution import with_parameters
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -29,6 +31,8 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
     Args:
         recompute: save only the states between blocks for the backward pass, and recompute the rest.
     """
+    if not len(request.x):
+        return stepwise(stack, request)
     prepared, unadapted = prepare(stack, request), without_adapters(stack)
     backend, reason = choose(unadapted.stack, request, prepared.plan, prepared.precision)
     if backend is None:
@@ -37,7 +41,7 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
         return stepwise(stack, request)
     x, spec = request.x, prepared.spec(unadapted.stack, backend)
     tensors = inputs_of(unadapted.parameters(), prepared.request)
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = autocast_dtype(x) is not None
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.values()):
             call = _Call(spec, backend, recompute, autocast, tuple(tensors))
@@ -160,32 +164,29 @@ class _Fused(torch.autograd.Function):
         return None, *(found.get(name) if name in needs_grad else None for name in call.names)
 
 
-class _Definition(nn.Module):
-    """The definition with its parameters as arguments, for `torch.func.functional_call`."""
-
-    def __init__(self, stack: Stack) -> None:
-        super().__init__()
-        self.stack = stack
-
-    def forward(self, request: WalkRequest) -> Walked:
-        return stepwise(self.stack, request)
-
-
 def _differentiable(
     call: _Call, tensors: Mapping[str, Tensor | None], needs_grad: set[str], grads: tuple[Tensor | None, ...]
 ) -> dict[str, Tensor | None]:
     """The gradients by the definition, so that they have gradients themselves (`create_graph=True`)."""
     spec = call.spec
-    named = {f"stack.{name}": t for name, t in tensors.items() if name not in INPUTS and t is not None}
+    # Of views, so that only what is computed here counts, and not how one tensor was made of another.
+    tensors = {name: None if tensor is None else tensor.view_as(tensor) for name, tensor in tensors.items()}
+    named = {name: tensor for name, tensor in tensors.items() if name not in INPUTS and tensor is not None}
     x, keys, values, context = (tensors[name] for name in INPUTS)
     assert x is not None
     assert keys is not None
     assert values is not None
     request = WalkRequest(x, keys, values, spec.visibility, context, spec.context_mask)
     with torch.autocast(x.device.type, dtype=spec.out_dtype, enabled=call.autocast):
-        walked: Walked = torch.func.functional_call(_Definition(spec.stack), named, (request,))
+        walked = stepwise(with_parameters(spec.stack, named).train(spec.training), request)
     asked = {name: t for name, t in tensors.items() if name in needs_grad and t is not None}
-    given = [(out, grad) for out, grad in zip(walked, grads, strict=True) if grad is not None and out is not None]
+    given = [
+        (out, grad)
+        for out, grad in zip(walked, grads, strict=True)
+        if grad is not None and out is not None and out.requires_grad
+    ]
+    if not given:
+        return {}
     found = torch.autograd.grad(
         [out for out, _ in given],
         list(asked.values()),

@@ -18,14 +18,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..autocast import autocast_dtype
 from ..config import FeedbackConfig
 from ..layers import ContextKeysValues
 from ..segments import Visibility
@@ -40,6 +40,7 @@ from .layout.tape import Values
 from .request import Walked, WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
+from .substitution import with_parameters
 
 NAMESPACE = "feedback_transformer_pytorch"
 _FIELDS = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
@@ -55,11 +56,10 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     parameters = [parameter for _, parameter in stack.named_parameters()]
     # What a trace must notice when it changes: `_described` itself is not traced.
     fields = tuple(getattr(config, name) for name in _FIELDS)
-    device = x.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    spec = stack.untraced(_described, id(stack), fields, training, autocast)
+    spec = stack.untraced(_described, id(stack), fields, training, autocast_dtype(x))
     context = request.context
-    if not spec or isinstance(context, ContextKeysValues) or any(p.dtype != x.dtype for p in parameters):
+    is_empty = not torch.compiler.is_compiling() and not len(x)
+    if is_empty or not spec or isinstance(context, ContextKeysValues) or any(p.dtype != x.dtype for p in parameters):
         return stepwise(stack, request)
     save = False
     if torch.is_grad_enabled() and not torch.compiler.is_exporting():
@@ -124,8 +124,8 @@ def _parsed(spec: str) -> _Spec:
 
 
 @lru_cache(maxsize=64)
-def _stack(spec: str, thread: int) -> Stack:
-    """A stack without numbers, of one thread, since a call lends it parameters."""
+def _stack(spec: str) -> Stack:
+    """A stack without numbers."""
     config, training, _, eps = _parsed(spec)
     with without_numbers():
         stack = Stack(config).train(training)
@@ -136,23 +136,11 @@ def _stack(spec: str, thread: int) -> Stack:
     return stack
 
 
-class _Lent(nn.Module):
-    """A stack that is lent parameters by `torch.func.functional_call`."""
-
-    def __init__(self, stack: Stack) -> None:
-        super().__init__()
-        self.stack = stack
-
-    def forward(self, function: Callable[[Stack], Any]) -> Any:
-        return function(self.stack)
-
-
-def _with_parameters(spec: str, parameters: Sequence[Tensor], function: Callable[[Stack], _T]) -> _T:
-    """What a function gives for a stack with these parameters, in the order of `named_parameters`."""
-    stack = _stack(spec, threading.get_ident())
-    names = [f"stack.{name}" for name, _ in stack.named_parameters()]
-    result: _T = torch.func.functional_call(_Lent(stack), dict(zip(names, parameters, strict=True)), (function,))
-    return result
+def _stack_of(spec: str, parameters: Sequence[Tensor]) -> Stack:
+    """A stack with these parameters, in the order of `named_parameters`."""
+    stack = _stack(spec)
+    names = [name for name, _ in stack.named_parameters()]
+    return with_parameters(stack, dict(zip(names, parameters, strict=True)))
 
 
 class _SetUp(NamedTuple):
@@ -218,7 +206,7 @@ def _walk(
         return tuple(x.new_empty(0) if tensor is None else tensor for tensor in (*walked[:4], states))
 
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        found = _with_parameters(spec, parameters, run)
+        found = run(_stack_of(spec, parameters))
     return _separate(found)  # type: ignore[return-value]
 
 
@@ -308,7 +296,7 @@ def _walk_backward(
     # An operator runs below autograd, but the walk computes some gradients by it.
     autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
     with autograd, torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        found = _with_parameters(spec, parameters, run)
+        found = run(_stack_of(spec, parameters))
     return list(_separate(found))
 
 

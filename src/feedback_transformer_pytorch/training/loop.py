@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..data import check_heldout
 from ..errors import DivergedError, InputError
 from ..files import write_atomically
 from .datasets.dataset import Dataset
@@ -81,6 +82,8 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
         if found is not None:
             processes.on_main_rank(hold_lock)
         checkpoint = None if found is None else newest(found)
+        if found is not None:
+            _check_goes_on(options, found, checkpoint)
         dataset = _dataset(options, found, progress, processes)
         model = _model(options, dataset, fresh=checkpoint is None)
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -101,11 +104,29 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             ).train()
 
 
+def _check_goes_on(options: TrainOptions, run: Run, checkpoint: Checkpoint | None) -> None:
+    """Raises InputError if the run cannot go on as the options ask, or if to train would delete what it has trained."""
+    if checkpoint is None:
+        validated = list(run.validated())
+        if len(validated) > 1:  # a process may be killed between the first validation and the first checkpoint
+            raise InputError(
+                f"{run.path} was trained for {validated[-1]} updates, but its checkpoints are gone; restore its folder "
+                f"checkpoints, or train a new run with --config {run.path}/config.yaml --init-from {run.path} and "
+                "another --out"
+            )
+    elif options.init_from is not None and run.options.init_from is None:
+        raise InputError(
+            f"--init-from is {options.init_from}, but {run.path} has been trained already, from its own weights; "
+            "choose another --out for a new run"
+        )
+
+
 def _dataset(options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes) -> Dataset:
     if processes.count > 1 and "-" in options.files + options.heldout:
         raise InputError(
             f"standard input (-) is given to {processes.count} processes, which cannot all read it; give a file"
         )
+    check_heldout(options.files, options.heldout)
     if options.is_labelled:
         return labelled_dataset(options, run, processes)
     return text_dataset(options, run, progress, processes)

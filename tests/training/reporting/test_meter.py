@@ -136,8 +136,9 @@ def test_skipped_updates_are_shown() -> None:
 def test_a_figure_is_averaged_over_the_updates_that_have_it() -> None:
     meter = new_meter()
     for update, metrics in enumerate(({"accuracy": 0.5}, {}, {"accuracy": 1.0}), 1):
-        meter.add(dataclasses.replace(step(update), metrics=metrics))
+        meter.add(dataclasses.replace(step(update, loss=1.0 if metrics else 0.0), metrics=metrics))
     interval = meter.take()
+    assert interval.loss == 1.0
     assert interval.metrics == {"accuracy": 0.75}
     assert interval.to_dict()["accuracy"] == 0.75
     assert "75.00% right" in interval.text([ACCURACY, BITS_PER_BYTE])

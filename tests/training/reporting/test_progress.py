@@ -48,7 +48,7 @@ def test_on_a_terminal_there_is_a_bar(options: TrainOptions, monkeypatch: pytest
     def console(**settings: Any) -> Console:
         return Console(**settings, file=terminal, force_terminal=True, width=120, legacy_windows=False)
 
-    monkeypatch.setattr(module, "Console", console)
+    monkeypatch.setattr(module, "_Console", console)
     with TrainingProgress(options) as progress:
         progress.advance(5)
         progress.interval(INTERVAL, [BITS_PER_BYTE])
@@ -62,7 +62,7 @@ def test_a_bar_counts_the_bytes_that_are_read(options: TrainOptions, monkeypatch
     def console(**settings: Any) -> Console:
         return Console(**settings, file=terminal, force_terminal=True, width=120, legacy_windows=False)
 
-    monkeypatch.setattr(module, "Console", console)
+    monkeypatch.setattr(module, "_Console", console)
     with TrainingProgress(options) as progress, progress.reading() as on_progress:
         on_progress(617, 1234)
         while not re.search("bytes read .*617/1234", terminal.getvalue()):  # it is drawn ten times a second

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...position import ScoreTerm
 from ..stack import Stack
+from ..substitution import with_parameters
 
 
 class Derived(NamedTuple):
@@ -33,29 +34,23 @@ class Derived(NamedTuple):
     memory_bias: Tensor | None
 
 
-class _Derive(nn.Module):
-    """`derive` with the parameters as arguments, for `torch.func.functional_call`."""
-
-    def __init__(self, stack: Stack) -> None:
-        super().__init__()
-        self.stack = stack
-
-    def forward(self) -> Derived:
-        config, stack = self.stack.config, self.stack
-        mix: Tensor | None = None
-        if config.stored == "mix":
-            mix = stack.layer_weight.softmax(0)
-        elif config.stored != "top" and config.stored != config.depth:
-            mix = torch.zeros_like(stack.layer_weight)
-            mix[config.stored] = 1
-        distances = config.mem_len + config.seq_len
-        spans = reach = None
-        if config.adaptive_span:
-            steps = torch.arange(distances, device=stack.layer_weight.device)
-            modules = [block.attention.span for block in stack.blocks]
-            spans = torch.stack([span.soft_mask(steps) for span in modules if span is not None])
-            reach = torch.stack(stack.reaches())
-        return Derived(mix, stack.position(distances), spans, reach, *_memory(stack))
+def derive(stack: Stack, parameters: Mapping[str, Tensor]) -> Derived:
+    """What is made of parameters, given by their names in the stack."""
+    config, stack = stack.config, with_parameters(stack, parameters)
+    mix: Tensor | None = None
+    if config.stored == "mix":
+        mix = stack.layer_weight.softmax(0)
+    elif config.stored != "top" and config.stored != config.depth:
+        mix = torch.zeros_like(stack.layer_weight)
+        mix[config.stored] = 1
+    distances = config.mem_len + config.seq_len
+    spans = reach = None
+    if config.adaptive_span:
+        steps = torch.arange(distances, device=stack.layer_weight.device)
+        modules = [block.attention.span for block in stack.blocks]
+        spans = torch.stack([span.soft_mask(steps) for span in modules if span is not None])
+        reach = torch.stack(stack.reaches())
+    return Derived(mix, stack.position(distances), spans, reach, *_memory(stack))
 
 
 def _memory(stack: Stack) -> tuple[Tensor | None, Tensor | None]:
@@ -74,13 +69,6 @@ def _memory(stack: Stack) -> tuple[Tensor | None, Tensor | None]:
         weights.append(to_kv.weight * norm.weight)
         biases.append(to_kv.weight @ norm.bias)
     return torch.cat(weights), torch.cat(biases) if biases else None
-
-
-def derive(stack: Stack, parameters: Mapping[str, Tensor]) -> Derived:
-    """What is made of parameters, given by their names in the stack."""
-    named = {f"stack.{name}": parameter for name, parameter in parameters.items()}
-    derived: Derived = torch.func.functional_call(_Derive(stack), named, ())
-    return derived
 
 
 def parameter_gradients(

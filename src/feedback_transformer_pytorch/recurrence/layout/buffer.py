@@ -262,9 +262,12 @@ class MemoryBuffer:
 
     def _as_rows(self, slots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         heads = slots.unflatten(1, (self._layout.config.banks, self._layout.plan.batch, -1))
-        rows = heads.permute(0, 2, 4, 1, 3, 5)  # (2, B, slots, K, G, E)
-        rows = rows.to(dtype, memory_format=torch.contiguous_format, copy=True).flatten(-3)
-        return rows[0], rows[1]
+        halves = heads.permute(0, 2, 4, 1, 3, 5)  # (2, B, slots, K, G, E)
+        # Tensors of their own, as autograd lets nobody change views that come out of a walk.
+        keys, values = (half.new_empty(*half.shape[:2], half.shape[2:].numel(), dtype=dtype) for half in halves)
+        for rows, half in zip((keys, values), halves, strict=True):
+            rows.view(half.shape).copy_(half)
+        return keys, values
 
     def memory(self, count: int, states: Tensor | None, dtype: torch.dtype) -> AnyMemory:
         """The memory after the first `count` tokens, with all slots; `states` (B, carried, D) are those carried, if any

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...autocast import autocast_dtype
+
 
 class Precision(NamedTuple):
     """Types to compute in, and types that numbers are rounded to before.
@@ -32,11 +34,10 @@ class Precision(NamedTuple):
 
 def choose_precision(x: Tensor) -> tuple[torch.dtype, Precision]:
     """The type of the keys and values that come out for an input x, and the types torch's operations compute in."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(x)
+    if dtype is None:
         return x.dtype, Precision._make([x.dtype] * len(Precision._fields))
-    dtype = torch.get_autocast_dtype(device)
-    if device != "cpu":
+    if x.device.type != "cpu":
         return dtype, Precision._make([dtype] * len(Precision._fields))
     # On a CPU, batched products of few rows are slow in bf16, and products with parameters too where it lacks the
     # instructions; float32 is then faster. Weights and memory are still what autocast makes of them.

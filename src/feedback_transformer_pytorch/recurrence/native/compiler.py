@@ -48,7 +48,7 @@ def build_key(compiler: list[str]) -> str:
     predefined = run([*compiler, *_flags(), "-dM", "-E", "-x", "c++", os.devnull], SECONDS_TO_ANSWER)
     files = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
     texts = [f"{file.name}\n{file.read_text('utf-8')}" for file in files]
-    parts = (*texts, *_flags(), predefined, *platform.libc_ver())
+    parts = (*texts, *compiler[1:], *_flags(), predefined, *platform.libc_ver())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -96,7 +96,7 @@ class Kernel:
             self.model.bucket_starts = self._address(bucket_starts())
             longest = max(segment.length for segment in plan.segments)
             farthest = plan.slots + longest - 1
-            distance = torch.arange(farthest, -1 - longest, -1).clamp(min=0)
+            distance = torch.arange(farthest, -1 - longest, -1, device="cpu").clamp(min=0)
             self.model.bucket_of = self._address(bucket(distance).int())
             self.model.farthest = farthest
         if walk.memory_norm is not None:

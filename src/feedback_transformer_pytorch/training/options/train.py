@@ -174,7 +174,7 @@ class TrainOptions(Options):
             "the sequences of a task grow from --first-block-len whenever the running accuracy of their last labels "
             "reaches this; null: off",
             above=0,
-            at_most=1,
+            below=1,
         ),
     ] = None
     growth: Annotated[float, OptionInfo("factor by which sequences grow with --mastery", at_least=1)] = 1.25

@@ -25,9 +25,9 @@ class Interval:
         update: updates done since the run began.
         tokens: tokens read since the run began.
         seconds: training time since the run began, without validation and saving.
-        loss: nats per counted target, averaged over the updates that were not skipped.
+        loss: nats per counted target, averaged over the updates that had one and were not skipped.
         metrics: values of the objective's metrics, averaged over the same updates, where they had them.
-        grad_norm: norm of the gradient before clipping, averaged over the same updates.
+        grad_norm: norm of the gradient before clipping, averaged over the updates that were not skipped.
         lr: the learning rate of the last update.
         block_len: tokens of a row at the last update.
         tokens_per_second: training speed, without validation and saving.
@@ -106,7 +106,8 @@ class Meter:
         if step.skipped:
             self.skipped += 1
         else:
-            self._losses.append(step.loss)
+            if step.metrics:  # not without a target that counts
+                self._losses.append(step.loss)
             self._grad_norms.append(step.grad_norm)
             self._metrics.append(dict(step.metrics))
         self._last = step
@@ -114,13 +115,13 @@ class Meter:
     def take(self) -> Interval | None:
         """Returns the averages over the current interval and starts a new one.
 
-        If all updates of the interval were skipped, it returns None, and the interval goes on.
+        If all updates of the interval were skipped or had no target that counts, it returns None, and the interval
+        goes on.
         """
         self.pause()
         if not self._losses:
             return None
-        count = len(self._losses)
-        loss = sum(self._losses) / count
+        loss = fmean(self._losses)
         speed = self._interval_tokens / self._interval_seconds
         updates = self._max_updates - self._last.update
         interval = Interval(
@@ -129,7 +130,7 @@ class Meter:
             seconds=self._seconds,
             loss=loss,
             metrics=_means(self._metrics),
-            grad_norm=sum(self._grad_norms) / count,
+            grad_norm=fmean(self._grad_norms),
             lr=self._last.lr,
             block_len=self._last.block_len,
             tokens_per_second=speed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,17 @@ except ImportError as error:
     raise MissingExtraError("rich", "train") from error
 
 
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more, as after Ctrl-C in `train | tee`.
+
+    Training goes on, and ends as it always does.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # nor may Python's own end write there
+
+
 class TrainingProgress:
     """Reports a run on standard output. A context manager that shows the bar.
 
@@ -29,7 +41,7 @@ class TrainingProgress:
 
     def __init__(self, options: TrainOptions, *, quiet: bool = False) -> None:
         # The model's text may look like markup, and a pipe has no line width.
-        self.console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = _Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=quiet)
         self._total = options.max_updates
         self._bar = Progress(
             TextColumn("{task.fields[unit]}"),

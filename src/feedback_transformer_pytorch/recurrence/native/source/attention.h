@@ -114,12 +114,16 @@ void attend_backward(const Team& team, const Model<Real>& model, const Backward<
         if (local) {
             dot_products<Real, Vectors>(grad, local_keys + local_values, model.kv(), local, width, scores + seen);
         }
-        for (Index j = 0; j < all; ++j) weights[j] = mask ? p[j] * mask[j] : p[j];
+        for (Index j = 0; j < all; ++j) {
+            weights[j] = mask ? p[j] * mask[j] : p[j];
+            if (mask) scores[j] *= mask[j];
+        }
         Real along = 0;
 #pragma omp simd reduction(+ : along)
-        for (Index j = 0; j < all; ++j) along += scores[j] * weights[j];
+        for (Index j = 0; j < all; ++j) along += scores[j] * p[j];
+        // Not p * score - p * along: where one p is 1, the two are the same but for rounding.
 #pragma omp simd
-        for (Index j = 0; j < all; ++j) scores[j] = scores[j] * weights[j] - along * p[j];
+        for (Index j = 0; j < all; ++j) scores[j] = (scores[j] - along) * p[j];
         if (step.grad_bias) {
             Real* to =
                 step.grad_bias + team.thread * step.grad_bias_stride + (group * queries + query) * columns + masked;
