@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from feedback_transformer_pytorch import FeedbackTransformer, InputError, TransformerXL, beam_search
+from feedback_transformer_pytorch import FeedbackTransformer, InputError, TransformerXL, beam_search, generate
 from feedback_transformer_pytorch.generation import Hypothesis, Model
 from random_variants import NUM_TOKENS, Variant, variants
 from test_generation_recomputed import FIELDS, context_of, logits_of_whole
@@ -119,3 +119,24 @@ def test_prompts_of_different_lengths_are_searched_alone() -> None:
 def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         beam_search(FeedbackTransformer(**FIELDS), torch.tensor([[1]]), **{"max_new_tokens": 2, "beams": 3, **options})
+
+
+def test_a_memory_or_a_context_of_other_rows_is_refused() -> None:
+    torch.manual_seed(0)
+    model = FeedbackTransformer(num_tokens=7, dim=8, depth=1, mem_len=4, seq_len=2, heads=2, dim_head=4, context_dim=3)
+    x, context = torch.randint(0, 7, (2, 4)), torch.randn(2, 3, 3)
+    _, memory = model(x, return_memory=True, context=context)
+    for arguments, message in (
+        ({"memory": memory, "context": context[:1]}, "memory has 2 rows for 1 texts"),
+        ({"context": context}, "context has 2 rows for 1 texts"),
+        ({"memory": tuple(memory), "context": context[:1]}, "memory is a tuple; give what a call"),
+    ):
+        with pytest.raises(InputError, match=message):
+            beam_search(model, x[:1], max_new_tokens=2, beams=2, **arguments)
+    prompts, more = [x[0, :3], x[1, :4]], context.repeat(2, 1, 1)
+    with pytest.raises(InputError, match="context has 4 rows for 2 texts"):
+        next(generate(model, prompts, max_new_tokens=2, context=more))
+    going_on = generate(model, x, max_new_tokens=2, context=context)
+    next(going_on)
+    with pytest.raises(InputError, match="context has 4 rows for 2 texts"):
+        next(generate(model, max_new_tokens=2, context=more, state=going_on.state))

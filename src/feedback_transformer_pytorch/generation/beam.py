@@ -15,6 +15,7 @@ from ..memory import AnyMemory
 from ..recurrence import select_rows
 from .prompts import Prompt, Prompts
 from .reader import Model, Reader, check_model
+from .rows import check_rows
 from .stopping import Stopping
 
 
@@ -74,6 +75,7 @@ def beam_search(
         check_count(name, value, 1)
     if not 1 <= num_return <= beams:
         raise InputError(f"num_return is {num_return}; it must be from 1 to beams={beams}")
+    check_rows(len(prompts.lengths), memory, context, context_mask)
     search, found = _Search(max_new_tokens, beams, num_return, length_penalty, stopping), []
     for row in torch.arange(len(prompts.lengths), device=prompts.tokens.device).split(1):
         reader = Reader(

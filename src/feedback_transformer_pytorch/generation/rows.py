@@ -55,14 +55,16 @@ class RowsReader:
         kinds = prompts.lengths
         if model.config.carry != "normed_state":  # such states are normed again by the walk behind a padded prompt
             kinds = kinds % model.config.seq_len
-        groups, found = [], []
-        for kind in kinds.unique():
+        groups, found, unique = [], [], kinds.unique()
+        if len(unique) > 1:
+            check_rows(len(kinds), memory, context, context_mask)
+        for kind in unique:
             rows = (kinds == kind).nonzero()[:, 0]
             every = len(rows) == len(kinds)
             part = prompts if every else prompts.select(rows)
             reader = Reader(
                 model,
-                memory if every else _select_memory(memory, rows),
+                memory if every or memory is None else memory.select(rows),
                 context=context if every else select_rows(context, rows),
                 context_mask=context_mask if every else select_rows(context_mask, rows),
             )
@@ -80,6 +82,7 @@ class RowsReader:
     ) -> Self:
         """Goes on from `states`."""
         groups = []
+        check_rows(sum(len(rows) for rows, _ in states), None, context, context_mask)
         for rows, state in states:
             context_of, mask_of = select_rows(context, rows), select_rows(context_mask, rows)
             groups.append(Group(rows, Reader(model, state, context=context_of, context_mask=mask_of)))
@@ -102,9 +105,13 @@ def _gather(groups: Sequence[Group], found: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(found))[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
-def _select_memory(memory: AnyMemory | HiddenMemory | None, rows: Tensor) -> AnyMemory | HiddenMemory | None:
-    if memory is None or isinstance(memory, Memory | StateMemory | HiddenMemory):
-        return None if memory is None else memory.select(rows)
-    raise InputError(
-        f"memory is a {type(memory).__name__}; with prompts of different lengths give what a call returned"
-    )
+def check_rows(
+    count: int, memory: AnyMemory | HiddenMemory | None, context: Tensor | None, context_mask: Tensor | None
+) -> None:
+    """Raises InputError unless what is given has a row for each of `count` texts, from which some can be chosen."""
+    if memory is not None and not isinstance(memory, Memory | StateMemory | HiddenMemory):
+        raise InputError(f"memory is a {type(memory).__name__}; give what a call of the model returned")
+    stored = memory.states if isinstance(memory, HiddenMemory) else None if memory is None else memory.tensors[0]
+    for name, rows in (("memory", stored), ("context", context), ("context_mask", context_mask)):
+        if rows is not None and len(rows) != count:
+            raise InputError(f"{name} has {len(rows)} rows for {count} texts; give one for each")
