@@ -52,6 +52,11 @@ def check_can_be_made(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: {nearest} is not writable; choose another place")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can encode a text: it has no surrogates, which stand for other bytes in names of files."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def begin_directory(path: Path) -> None:
     """Makes a new directory to fill, `beside(path)`, which `finish_directory` turns into `path`.
 

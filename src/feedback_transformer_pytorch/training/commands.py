@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,19 @@ def draw_runs(options: PlotOptions) -> None:
             f"{runs[0].path} has {runs[0].metric.label} and {other.path} has {other.metric.label}; "
             "give runs with the same metric"
         )
-    curves = [(run.path.name, run.metrics()) for run in runs]
+    curves = list(zip(_names([run.path for run in runs]), [run.metrics() for run in runs], strict=True))
     write_atomically(Path(options.out), comparison_png(curves, x=options.x, metric=runs[0].metric))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as few as tell it from the others."""
+    found = []
+    for path in paths:
+        others = [other.resolve().parts for other in paths if other.resolve() != path.resolve()]
+        parts = path.resolve().parts
+        count = next(n for n in itertools.count(1) if all(other[-n:] != parts[-n:] for other in others))
+        found.append(str(Path(*parts[-count:])))
+    return found
 
 
 def make_tokenizer(options: TokenizerOptions) -> int:

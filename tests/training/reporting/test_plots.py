@@ -41,6 +41,18 @@ def test_a_name_with_dollars_is_no_formula() -> None:
     assert by_position_png([0.5, 1.0], title=name, metric=ACCURACY).startswith(PNG)
 
 
+def test_a_name_need_not_be_utf8() -> None:
+    name = "caf\udce9"
+    assert curves_png(metrics(), title=name, metric=BITS_PER_BYTE).startswith(PNG)
+    assert comparison_png([(name, metrics())], x="update", metric=BITS_PER_BYTE).startswith(PNG)
+    assert by_position_png([0.5, 1.0], title=name, metric=ACCURACY).startswith(PNG)
+
+
+def test_a_name_with_an_underscore_at_its_start_is_in_the_legend() -> None:
+    pictures = {comparison_png([(name, metrics())], x="update", metric=BITS_PER_BYTE) for name in ("_RUN", "_OTHER")}
+    assert len(pictures) == 2
+
+
 def test_there_may_be_nothing_to_draw_yet() -> None:
     assert curves_png([], title="run", metric=BITS_PER_BYTE).startswith(PNG)
 

@@ -1,6 +1,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,12 @@ def test_a_place_where_no_run_is_or_can_be_is_refused(options: TrainOptions, tmp
         find(dataclasses.replace(options, out=options.files[0]))
     with pytest.raises(InputError, match="cannot be made, because .* is a file"):
         Run.create(dataclasses.replace(options, out=options.files[0] + "/run"), ByteTokenizer())
+
+
+@pytest.mark.parametrize("changes", [{"out": "caf\udce9"}, {"files": ["\udce9.txt"]}, {"heldout": ["\udce9.txt"]}])
+def test_a_name_that_is_not_utf8_is_refused(options: TrainOptions, changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"\\udce9.*' is not UTF-8, the encoding of config.yaml; rename"):
+        find(dataclasses.replace(options, **changes))
 
 
 def test_what_a_crash_left_is_in_nobodys_way(run: Run, options: TrainOptions) -> None:

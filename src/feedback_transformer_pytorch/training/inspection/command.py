@@ -9,6 +9,7 @@ from ...files import begin_directory, beside, check_vacant, finish_directory, wr
 from ...model import FeedbackTransformer
 from ..models.architectures import default_device
 from ..options import InspectOptions
+from ..reporting.progress import printable
 from ..saving.run import Run
 from .findings import look
 from .page import page, plotly_source
@@ -34,7 +35,7 @@ def inspect_run(options: InspectOptions) -> None:
     passage = passage_of(run, options)
     model = run.load_model(passage.num_tokens).to(default_device())
     assert isinstance(model, FeedbackTransformer)
-    findings, title = look(model, passage), _title(run, options)
+    findings, title = look(model, passage), printable(_title(run, options))
     files = pictures(findings, title)
     if plotly is not None:
         files["index.html"] = page(findings, title, model.config, plotly)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ...errors import InputError, MissingExtraError
 from ..objective import Metric
+from .progress import printable
 
 try:
     from matplotlib import colormaps
@@ -54,7 +55,7 @@ def curves_png(metrics: Iterable[Record], title: str, metric: Metric) -> bytes:
     _frame(axes, visible)
     below.set_xlabel(_X_LABELS["update"])
     axes.set_ylabel(metric.label)
-    axes.set_title(title, parse_math=False)  # text between two $ is no formula
+    axes.set_title(printable(title), parse_math=False)  # text between two $ is no formula
     return png_of(figure)
 
 
@@ -85,7 +86,7 @@ def comparison_png(
                         f"{name}: a line of metrics.jsonl has no number as {key!r}; resume the run, which repairs the "
                         "end of the file, or leave the run out"
                     )
-        visible += _draw(axes, training, x, metric, "-", f"C{number}", name.replace("$", r"\$"))
+        visible += _draw(axes, training, x, metric, "-", f"C{number}", _label(name))
         visible += _draw(axes, heldout, x, metric, "o", f"C{number}", None)
     _frame(axes, visible)
     axes.set(title="line: training, dots: held-out", xlabel=_X_LABELS[x], ylabel=metric.label)
@@ -119,9 +120,15 @@ def by_position_png(by_position: Sequence[float | None], title: str, metric: Met
     axes.set(xlabel="position", ylabel=metric.label)
     if metric.limits is not None:
         axes.set_ylim(metric.limits[0] - 0.02, metric.limits[1] + 0.02)
-    axes.set_title(title, parse_math=False)
+    axes.set_title(printable(title), parse_math=False)
     axes.grid(alpha=0.3)
     return png_of(figure)
+
+
+def _label(name: str) -> str:
+    """A name as matplotlib shows it in a legend, where text between two $ is a formula and _ at the start hides it."""
+    label = printable(name).replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def _draw(

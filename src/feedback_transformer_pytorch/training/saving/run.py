@@ -29,6 +29,7 @@ from ...files import (
     PART,
     append_line,
     check_can_be_made,
+    is_utf8,
     remove_parts,
     sync,
     sync_directory,
@@ -314,8 +315,11 @@ def find(options: TrainOptions) -> Run | None:
 
     Raises:
         InputError: `options.out` holds a run with other options, or other files, or surely cannot be written; or
-            `resume` is set without a run.
+            `resume` is set without a run; or a name is not UTF-8.
     """
+    for name in [options.out, *options.files, *options.heldout]:
+        if not is_utf8(name):
+            raise InputError(f"{name!r} is not UTF-8, the encoding of config.yaml; rename this file or directory")
     path = Path(options.out)
     if (path / "config.yaml").exists():
         run = Run.open(path)
