@@ -10,6 +10,7 @@ import json
 import lzma
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -150,7 +151,8 @@ def check_heldout(sources: Sequence[str], heldout: Sequence[str]) -> None:
         InputError: a file is in both, or twice in `sources` where their end is held out.
     """
     known, unseen = _files_of(sources), set(_files_of(heldout))
-    twice = [path for path in known if path in unseen or (not heldout and known.count(path) > 1)]
+    counts = Counter(known)
+    twice = [path for path in known if path in unseen or (not heldout and counts[path] > 1)]
     if twice:
         raise InputError(
             f"{str(twice[0])!r} is given twice, and what is held out must not be trained on; name it once"

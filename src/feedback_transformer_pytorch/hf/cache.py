@@ -15,7 +15,7 @@ from ..errors import InputError
 from .reading import Progress, join_masks, read_on, select_rows
 from .token_walk import TokenWalk
 
-# How many of the newest tokens can be removed while the past is recorded, besides those of the last call.
+# How many of the newest tokens can be removed while the past is recorded, or those of the last call, if they are more.
 RECORDED = 256
 # Tokens of a piece up to which the next tokens join it: what may be read a second time after a removal, and how many
 # tokens go with each memory that is kept.
@@ -99,7 +99,7 @@ class FeedbackCache(Cache):
             piece = self._pieces[-1]
             _, self._progress = read_on(decoder, piece.x, piece.before, piece.mask)
             self._is_removed = False
-        # Of a prompt, only the end can be removed; of what follows, all: an assistant guesses any number of tokens.
+        # Of a prompt, only the end can be removed; of a later call, all: it may check any number of guesses.
         early = max(0, x.shape[1] - RECORDED) if self._recording and not self._length else 0
         parts = [slice(0, early), slice(early, None)] if early else [slice(None)]
         return torch.cat([self._read(decoder, x[:, p], None if mask is None else mask[:, p]) for p in parts], dim=1)
@@ -164,7 +164,7 @@ class FeedbackCache(Cache):
         if target < oldest:
             raise InputError(
                 f"{-tokens_to_remove} tokens are to be removed, and {self._length - oldest} are recorded; call "
-                f"activate_past_recording() before they are read; of a prompt, at most {RECORDED} can be removed"
+                f"activate_past_recording() before they are read, and remove at most {RECORDED}, or the last call"
             )
         if target == self._length:
             return

@@ -173,7 +173,8 @@ class FeedbackTransformerModel(FeedbackTransformerPreTrainedModel):
         if starts is not None:
             if use_cache or past_key_values is not None:
                 raise InputError(
-                    "position_ids are of several documents in a row, which no cache can hold; leave it out"
+                    "position_ids are of several documents in a row, which no cache can hold; leave out use_cache and "
+                    "past_key_values"
                 )
             return BaseModelOutputWithPast(last_hidden_state=read_documents(self.decoder, x, starts))
         mask = _padding_mask(attention_mask, x)

@@ -20,7 +20,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,6 @@ from .substitution import with_parameters
 
 NAMESPACE = "feedback_transformer_pytorch"
 _FIELDS = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
-_T = TypeVar("_T")
 
 
 def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
