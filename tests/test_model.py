@@ -264,8 +264,10 @@ def test_a_decoder_refuses_what_is_no_embedding() -> None:
 def test_lengths_of_a_memory_are_at_most_its_slots() -> None:
     model, x = FeedbackTransformer(**SMALL), torch.randint(0, 7, (2, 5))
     keys = torch.randn(2, 2, 8)
-    memory = Memory(keys, keys, torch.tensor([9, 2]))
-    torch.testing.assert_close(model(x, memory), model(x, (keys, keys)))
+    memory = Memory(keys[:, 1:], keys[:, 1:], torch.tensor([9, 1]))
+    logits, left = model(x[:, :1], memory, return_memory=True)
+    assert left.lengths is None or left.lengths.tolist() == [2, 2]
+    torch.testing.assert_close(logits, model(x[:, :1], (keys[:, 1:], keys[:, 1:])))
 
 
 def test_autocast_leaves_float64_as_it_is() -> None:

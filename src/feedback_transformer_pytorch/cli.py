@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import io
 import logging
@@ -36,7 +37,8 @@ _OLD_FLAGS = {  # of older versions, in the words of today
     "--norm-memory": f"--memory-norm={memory_norm_of(True)}",
     "--no-norm-memory": f"--memory-norm={memory_norm_of(False)}",
 }
-_LISTS = {"files", "heldout", "trackers"}  # options that a configuration file may give as one word
+# Options that a configuration file may give as one word.
+_LISTS = {field.name for field in dataclasses.fields(TrainOptions) if field.default_factory is list}
 USER_ERROR = 2  # exit code
 INTERRUPTED = 130  # exit code: 128 + SIGINT
 

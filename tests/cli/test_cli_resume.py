@@ -53,8 +53,25 @@ def test_a_run_without_its_checkpoints_is_left_alone(
     assert snapshot(copy) == before
 
 
-def test_weights_to_start_from_are_for_a_new_run(refuses: Callable[..., None], text: Path, run: Path) -> None:
-    refuses("has been trained already, from its own weights", "train", text, *SMALL, "--out", run, "--init-from", run)
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path: Path, run: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints")
+    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines, 1) if b'"validation"' in line)
+    (copy / "metrics.jsonl").write_bytes(b"".join(lines[:first]) + b'{"kind": "tr')
+    assert cli.main(["train", "--resume", "--out", str(copy)]) == 0
+    assert (copy / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_weights_to_start_from_are_for_a_new_run(
+    refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path
+) -> None:
+    refuses("has been trained already; leave it out", "train", text, *SMALL, "--out", run, "--init-from", run)
+    warm = tmp_path / "warm"
+    train(text, "--out", warm, "--init-from", run)
+    refuses("has been trained already; leave it out", "train", text, *SMALL, "--out", warm, "--init-from", warm)
+    train(text, "--out", warm, "--init-from", run)
 
 
 def test_ctrl_c_in_a_pipe_saves_the_weights_too(text: Path, tmp_path: Path) -> None:

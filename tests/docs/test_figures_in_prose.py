@@ -60,3 +60,18 @@ def test_the_segment_lengths_on_the_page_of_settings() -> None:
     longer = [bits(f"settings/text-seq-len-{length}") for length in ("02", "04", "08", "16")]
     gaps = [segments - bits("settings/text-0-defaults") for segments in longer]
     assert f"better by {min(gaps):.2f} to {max(gaps):.2f} bits per byte" in text
+
+
+def test_what_the_text_table_says_of_transformer_xl() -> None:
+    text = read(ROOT / "experiments" / "text" / "table.yaml")
+    gaps = [bits(f"text/{size}-transformer-xl") - bits(f"text/{size}-feedback") for size in ("small", "large")]
+    assert re.search(
+        rf"ahead of\s+Transformer-XL by {gaps[0]:.2f} bits per byte with L 4, and behind by {-gaps[1]:.2f}", text
+    )
+    for size, gap in zip(("small", "large"), gaps, strict=True):
+        seeds = result(f"text/{size}-feedback").values({"show": "validation"})
+        assert max(seeds) - min(seeds) > abs(gap)  # "its own seeds differ by more"
+        times = [
+            median(result(f"text/{size}-{model}").values({"show": "ms"})) for model in ("feedback", "transformer-xl")
+        ]
+        assert times[0] / times[1] == pytest.approx(2 / 3, abs=0.05)

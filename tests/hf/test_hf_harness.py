@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
-from test_hf_export import make_run, model_of
+from test_hf_export import make_run, make_text, model_of
 
 from feedback_transformer_pytorch import FeedbackTransformer, cli, generate
+from feedback_transformer_pytorch.data import train_bpe
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install '.[lm-eval]'")
+
+from feedback_transformer_pytorch.hf.harness import _with_end_of_text
+from feedback_transformer_pytorch.hf.tokenizer import as_pretrained
 
 TASKS = Path(__file__).parent / "lm_eval_tasks"
 DOCUMENTS = [json.loads(line) for line in (TASKS / "sheep.jsonl").read_text().splitlines()]
@@ -55,6 +60,15 @@ def test_figures_are_those_computed_by_hand(tmp_path: Path, capsys: pytest.Captu
     size = sum(len(document["text"].encode()) for document in DOCUMENTS)
     assert figures["sheep_text"]["bits_per_byte,none"] == pytest.approx(nats / size / math.log(2), rel=1e-5)
     assert "|sheep_choice|" in printed.replace(" ", "")
+
+
+def test_a_tokenizer_with_special_tokens_gets_no_other(tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer.from_str(train_bpe([str(make_text(tmp_path))], 300).to_json())
+    known = backend.get_vocab_size()
+    backend.add_special_tokens(["<|eot|>"])
+    tokenizer = _with_end_of_text(as_pretrained(backend))
+    assert (len(tokenizer), tokenizer.eos_token) == (known + 1, "<|eot|>")
+    assert max(tokenizer.encode("<|endoftext|>")) < known
 
 
 def test_a_limit_takes_the_first_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,9 +109,13 @@ def check_rows(
     count: int, memory: AnyMemory | HiddenMemory | None, context: Tensor | None, context_mask: Tensor | None
 ) -> None:
     """Raises InputError unless what is given has a row for each of `count` texts, from which some can be chosen."""
-    if memory is not None and not isinstance(memory, Memory | StateMemory | HiddenMemory):
+    given = {"context": context, "context_mask": context_mask}
+    if isinstance(memory, Memory):
+        given["memory"] = memory.keys
+    elif isinstance(memory, StateMemory | HiddenMemory):
+        given["memory"] = memory.states
+    elif memory is not None:
         raise InputError(f"memory is a {type(memory).__name__}; give what a call of the model returned")
-    stored = memory.states if isinstance(memory, HiddenMemory) else None if memory is None else memory.tensors[0]
-    for name, rows in (("memory", stored), ("context", context), ("context_mask", context_mask)):
-        if rows is not None and len(rows) != count:
-            raise InputError(f"{name} has {len(rows)} rows for {count} texts; give one for each")
+    for name, tensor in given.items():
+        if tensor is not None and len(tensor) != count:
+            raise InputError(f"{name} has {len(tensor)} rows for {count} texts; give one for each")

@@ -82,8 +82,8 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
         if found is not None:
             processes.on_main_rank(hold_lock)
         checkpoint = None if found is None else newest(found)
-        if found is not None:
-            _check_goes_on(options, found, checkpoint)
+        if found is not None and checkpoint is not None:
+            _check_start(options, found)
         dataset = _dataset(options, found, progress, processes)
         model = _model(options, dataset, fresh=checkpoint is None)
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -104,20 +104,12 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             ).train()
 
 
-def _check_goes_on(options: TrainOptions, run: Run, checkpoint: Checkpoint | None) -> None:
-    """Raises InputError if the run cannot go on as the options ask, or if to train would delete what it has trained."""
-    if checkpoint is None:
-        validated = list(run.validated())
-        if len(validated) > 1:  # a process may be killed between the first validation and the first checkpoint
-            raise InputError(
-                f"{run.path} was trained for {validated[-1]} updates, but its checkpoints are gone; restore its folder "
-                f"checkpoints, or train a new run with --config {run.path}/config.yaml --init-from {run.path} and "
-                "another --out"
-            )
-    elif options.init_from is not None and run.options.init_from is None:
+def _check_start(options: TrainOptions, run: Run) -> None:
+    """Raises InputError if the options give a run that has checkpoints other weights to start from."""
+    if options.init_from not in (None, run.options.init_from):
         raise InputError(
-            f"--init-from is {options.init_from}, but {run.path} has been trained already, from its own weights; "
-            "choose another --out for a new run"
+            f"--init-from is {options.init_from}, but {run.path} has been trained already; leave it out to resume "
+            "that run, or choose another --out for a new one"
         )
 
 

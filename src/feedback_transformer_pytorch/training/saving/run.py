@@ -275,18 +275,26 @@ class Run:
                 f"{self._metrics} is damaged: its first {so_far['bytes']} bytes differ from those at the "
                 "checkpoint; restore it from a copy"
             )
-        if _is_validation(rest.partition(b"\n")[0], update):  # after a stop, the resumed run made this validation
+        if _validated_update(rest.partition(b"\n")[0]) == update:  # after a stop, the resumed run made this validation
             kept += rest.partition(b"\n")[0] + b"\n"
         if kept != content:
             truncate_synced(self._metrics, len(kept))
 
     def drop_metrics(self) -> bool:
-        """Deletes metrics.jsonl; returns whether it existed.
+        """Deletes metrics.jsonl of a run without a checkpoint; returns whether it existed.
 
         Raises:
-            InputError: it cannot be deleted.
+            InputError: the run once had a checkpoint, or the file cannot be deleted.
         """
         existed = self._metrics.exists()
+        lines = self._metrics.read_bytes().splitlines() if existed else []
+        validated = [update for line in lines if (update := _validated_update(line)) is not None]
+        if len(validated) > 1:  # a process may be killed between the first validation and the first checkpoint
+            raise InputError(
+                f"{self.path} was trained for {validated[-1]} updates, but its checkpoints are gone; restore its "
+                f"folder checkpoints, or train a new run with --config {self.path}/config.yaml "
+                f"--init-from {self.path} and another --out"
+            )
         with writing(self._metrics):
             self._metrics.unlink(missing_ok=True)
         return existed
@@ -347,12 +355,14 @@ def _numbering(options: TrainOptions) -> str:
     return "vocabulary.json" if options.is_labelled else "tokenizer.json"
 
 
-def _is_validation(line: bytes, update: int) -> bool:
+def _validated_update(line: bytes) -> int | None:
+    """The update of a validation; None if the line is another record, or damaged."""
     try:
         record = json.loads(line)
-        return record["kind"] == "validation" and record["update"] == update
+        update: int = record["update"]
+        return update if record["kind"] == "validation" else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+        return None
 
 
 def fixed_options(options: TrainOptions) -> dict[str, Any]:
