@@ -63,7 +63,8 @@ def test_top_k_and_top_p_keep_only_the_likeliest() -> None:
     assert set(Sampling(top_p=0.6).draw(logits).tolist()) == {1, 3}
     assert set(Sampling(top_p=0.39).draw(logits).tolist()) == {1}
     assert set(Sampling().draw(logits).tolist()) == {0, 1, 2, 3}
-    assert set(Sampling(temperature=0).draw(logits).tolist()) == {1}
+    for temperature in (0, 1e-50, 1e-39, 1e-8):
+        assert set(Sampling(temperature=temperature).draw(1e6 * logits).tolist()) == {1}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,7 @@ def test_top_k_and_top_p_keep_only_the_likeliest() -> None:
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": 2.5}, "top_k is 2.5; it must be a whole number of at least 1"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),

@@ -21,6 +21,10 @@ def test_numbers_come_first_and_in_order_then_words() -> None:
     assert Vocabulary.of(words).words == ("-1", "9", "10", "a", "b")
 
 
+def test_numbers_too_long_to_read_are_words() -> None:
+    assert Vocabulary.of(["a", "9" * 5000, "10"]).words == ("10", "9" * 5000, "a")
+
+
 def test_words_become_their_places_and_none_is_ignored() -> None:
     assert Vocabulary(["x", "y"]).numbers(["y", None, "x"], "here").tolist() == [1, IGNORE, 0]
 
@@ -71,6 +75,7 @@ def test_files_may_be_compressed_and_empty_lines_are_skipped(tmp_path: Path) -> 
         ({"tokens": [], "labels": []}, "has 0 tokens"),
         ({"tokens": [None], "labels": [1]}, "has the token None; give a word or a whole number$"),
         ({"tokens": [1], "labels": [1.5]}, "has the label 1.5; give a word or a whole number, or null$"),
+        ({"tokens": ["\ud800"], "labels": [1]}, r"has the token '\\ud800', with half a surrogate pair; give a word in"),
         ({"tokens": [True], "labels": [1]}, "has the token True"),
         ([1], "is list, not a JSON object"),
     ],

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -126,6 +127,22 @@ def test_standard_input_is_read_once_and_not_kept(
     give_standard_input(b"")
     with pytest.raises(InputError, match=r"standard input \(-\) is empty"):
         tokenize(["-"], tokenizer, cache=cache)
+
+
+def test_a_pipe_is_read_once(source: str, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pipe.jsonl"
+    os.mkfifo(path)
+    for content, expected in ((b'{"text": "piped"}\n', "one\ntwo\nand more\npiped\n"), (b"", None)):
+        with ThreadPoolExecutor() as writer:  # opening a pipe waits for its other end
+            written = writer.submit(path.write_bytes, content)
+            if expected is None:
+                with pytest.raises(InputError, match=r"pipe.jsonl' is empty"):
+                    tokenize([source, str(path)], tokenizer, cache=cache)
+            else:
+                found = tokenize([source, str(path)], tokenizer, cache=cache)
+                assert found.tokens.tobytes().decode() == expected
+            written.result()
+    assert [entry.name for entry in cache.iterdir()] == [found.fingerprint]
 
 
 def test_two_at_the_same_time_both_succeed(source: str, cache: Path) -> None:

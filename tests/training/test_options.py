@@ -21,6 +21,17 @@ from feedback_transformer_pytorch.training.processes import Processes
 from feedback_transformer_pytorch.training.updates.trainer import Trainer
 
 
+def test_schedules_longer_than_the_run_are_named() -> None:
+    def lines(**options: int) -> list[str]:
+        return TrainOptions(out="RUN", first_block_len=32, **options).cut_short  # type: ignore[arg-type]
+
+    assert lines(curriculum_updates=9, warmup_updates=10, max_updates=10) == []
+    assert lines(curriculum_updates=10, warmup_updates=11, max_updates=10) == [
+        "the learning rate does not reach --lr 0.002: --warmup-updates 11 is above --max-updates 10",
+        "blocks do not reach --block-len 64: --curriculum-updates 10 is not below --max-updates 10",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

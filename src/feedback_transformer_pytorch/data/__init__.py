@@ -9,6 +9,7 @@ from .corpus import default_corpus as default_corpus
 from .corpus import read_corpus as read_corpus
 from .documents import Piece as Piece
 from .documents import check_heldout as check_heldout
+from .documents import is_pipe as is_pipe
 from .documents import read_pieces as read_pieces
 from .labelled import Line as Line
 from .labelled import Vocabulary as Vocabulary

@@ -140,6 +140,11 @@ def json_lines(sources: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
                 yield from _json_objects(file, repr(str(path)))
 
 
+def is_pipe(source: str) -> bool:
+    """Whether a source can be read only once: `-`, or the path of a pipe, such as `<(...)` in a shell."""
+    return source == "-" or Path(source).is_fifo()
+
+
 def check_heldout(sources: Sequence[str], heldout: Sequence[str]) -> None:
     """Checks that no file is both trained on and held out.
 

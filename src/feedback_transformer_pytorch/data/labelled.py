@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..files import is_utf8
 from ..tasks import IGNORE, Labelled
 from .documents import json_lines
+
+_LONGEST_NUMBER = 100  # digits; Python refuses to read thousands of them
 
 
 class Vocabulary:
@@ -153,8 +156,10 @@ def _check_word(word: object, what: str, where: str) -> None:
     if type(word) not in (str, int):
         also = ", or null" if what == "label" else ""
         raise InputError(f"{where} has the {what} {word!r}; give a word or a whole number{also}")
+    if isinstance(word, str) and not is_utf8(word):
+        raise InputError(f"{where} has the {what} {word!r}, with half a surrogate pair; give a word in UTF-8")
 
 
 def _is_number(word: str) -> bool:
     digits = word.removeprefix("-")
-    return digits.isascii() and digits.isdigit()
+    return digits.isascii() and digits.isdigit() and len(digits) <= _LONGEST_NUMBER

@@ -15,14 +15,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..files import sync, write_atomically, writing
-from .documents import Piece, read_pieces
+from .documents import Piece, is_pipe, read_pieces
 from .text import Fingerprint, Text
 from .tokenizer import Tokenizer
 
@@ -43,8 +43,8 @@ def tokenize(
     """Return the tokens of `sources` (see `read_pieces`), mapped from files in `cache`.
 
     The sources are read once to compute the fingerprint of the text. If the cache does not have it, they are read a
-    second time and tokenized. Standard input is copied to a temporary file. Memory holds a few pieces at a time.
-    Several processes may tokenize the same text at the same time.
+    second time and tokenized. Standard input and pipes are copied to temporary files. Memory holds a few pieces at a
+    time. Several processes may tokenize the same text at the same time.
 
     Args:
         sources: arguments of `read_pieces`.
@@ -63,7 +63,7 @@ def tokenize(
     with writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as temporary:
-            sources = _keep_standard_input(sources, Path(temporary))
+            sources = _keep_pipes(sources, Path(temporary))
             known = Fingerprint(tokenizer)
             for batch in _batches(read_pieces(sources, text_field=text_field)):
                 for piece in batch:
@@ -86,16 +86,28 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feedback-transformer"
 
 
-def _keep_standard_input(sources: Sequence[str], folder: Path) -> list[str]:
-    """Write standard input to a file; return `sources` with that file in place of `-`."""
-    if "-" not in sources:
-        return list(sources)
-    kept = folder / "standard-input"
-    with kept.open("wb") as file:
+def _keep_pipes(sources: Sequence[str], folder: Path) -> list[str]:
+    """Copy standard input and pipes to files; return `sources` with these files in their place."""
+    kept = list(sources)
+    for number, source in enumerate(sources):
+        if is_pipe(source):
+            copy = folder / str(number) / ("standard-input" if source == "-" else Path(source).name)
+            copy.parent.mkdir()
+            with copy.open("wb") as file:
+                _copy_pipe(source, file)
+            kept[number] = str(copy)
+    return kept
+
+
+def _copy_pipe(source: str, file: BinaryIO) -> None:
+    if source == "-":
         shutil.copyfileobj(sys.stdin.buffer, file)
-    if kept.stat().st_size == 0:
-        raise InputError("standard input (-) is empty; leave it out, or give a file with text")
-    return [str(kept) if source == "-" else source for source in sources]
+    else:
+        with Path(source).open("rb") as pipe:
+            shutil.copyfileobj(pipe, file)
+    if file.tell() == 0:
+        name = "standard input (-)" if source == "-" else repr(source)
+        raise InputError(f"{name} is empty; leave it out, or give a file with text")
 
 
 def _fingerprinted(pieces: Iterable[Piece], fingerprint: Fingerprint) -> Iterator[Piece]:

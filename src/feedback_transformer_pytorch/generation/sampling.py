@@ -9,7 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..checks import check_count
 from ..errors import InputError
+
+_COLDEST = 1e-9  # logits divided by less could become infinite
 
 # One source of random numbers for all rows, one for each row, or torch's global one.
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
@@ -51,7 +54,7 @@ class Sampling:
     min p.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest token.
+        temperature: divides the logits; 0, or less than 1e-9, takes the likeliest token.
         top_k, top_p, min_p: see `keep_top_k`, `keep_top_p`, `keep_min_p`; None for all tokens.
         repetition_penalty: see `penalize_repetition`; 1 for none.
 
@@ -68,8 +71,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature is {self.temperature}; it must be at least 0 and finite")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.top_k is not None:
+            check_count("top_k", self.top_k, 1)
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -87,7 +90,7 @@ class Sampling:
         """
         if seen is not None and self.repetition_penalty != 1:
             logits = penalize_repetition(logits, seen, self.repetition_penalty)
-        if self.temperature == 0:
+        if self.temperature < _COLDEST:
             return logits.argmax(-1)
         logits = logits.float() / self.temperature
         if self.top_k is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..data import check_heldout
+from ..data import check_heldout, is_pipe
 from ..errors import DivergedError, InputError
 from ..files import write_atomically
 from .datasets.dataset import Dataset
@@ -93,6 +93,8 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
             f"{dataset.summary}; {size:,} parameters, on {processes.device}"
             + (f" x {processes.count}" if processes.count > 1 else "")
         )
+        for line in options.cut_short:
+            progress.say(line)
         processes.on_main_rank(create if found is None else found.clean)
         run = found or Run.open(options.out)
         saver = Saver(options, run, trainer, meter, dataset.curriculum, dataset.fingerprints, processes)
@@ -114,10 +116,9 @@ def _check_start(options: TrainOptions, run: Run) -> None:
 
 
 def _dataset(options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes) -> Dataset:
-    if processes.count > 1 and "-" in options.files + options.heldout:
-        raise InputError(
-            f"standard input (-) is given to {processes.count} processes, which cannot all read it; give a file"
-        )
+    pipe = next(filter(is_pipe, options.files + options.heldout), None)
+    if processes.count > 1 and pipe is not None:
+        raise InputError(f"{pipe!r} is a pipe, which the {processes.count} processes cannot all read; give a file")
     check_heldout(options.files, options.heldout)
     if options.is_labelled:
         return labelled_dataset(options, run, processes)

@@ -267,6 +267,22 @@ class TrainOptions(Options):
         """Whether the model learns labels of positions, not the next tokens of text."""
         return self.task is not None or self.labelled is not None
 
+    @property
+    def cut_short(self) -> list[str]:
+        """What the run is too short for, in words for its user."""
+        lines = []
+        if self.warmup_updates > self.max_updates:
+            lines.append(
+                f"the learning rate does not reach --lr {self.lr:g}: --warmup-updates {self.warmup_updates} is above "
+                f"--max-updates {self.max_updates}"
+            )
+        if self.curriculum_updates >= self.max_updates:
+            lines.append(
+                f"blocks do not reach --block-len {self.block_len}: --curriculum-updates {self.curriculum_updates} is "
+                f"not below --max-updates {self.max_updates}"
+            )
+        return lines
+
     def _check_data(self) -> None:
         if self.task is not None:
             check_task(self.task)
