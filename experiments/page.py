@@ -31,13 +31,13 @@ experiments/page.py` makes this page and the plots from the JSON files in `resul
 How to read the tables:
 
 - **A cell** is the median over the seeds, with the lowest and the highest value in brackets.
-- **Learning rates**: each model has the best of two or three: on the first seed, the one with the lowest loss in
-  validation. Where sequences grow, it is the one with which they grew longest, then the one with the lowest loss on
-  them. Only the learning rate is chosen for each model. Clipping and warm-up are the defaults of `train`, which were
-  chosen for Feedback.
-- **Times** are CPU times on one core and include validation. Torch operations compute the Transformers, and a compiled
-  kernel most Feedback models, so that a small one can take less time than a Transformer. The table of speed in the main
-  README compares other shapes, with another position, on two cores.
+- **Learning rates**: two or three were tried for each model with the first seed; all its seeds have the best one.
+  That is the one with the lowest loss in validation or, where sequences grow, with the longest sequences, and of
+  those the lowest loss. Nothing else was chosen for each model: clipping and warm-up are the defaults of `train`,
+  which were chosen for Feedback.
+- **Times** are CPU times on one core and include validation. The Transformers run on torch operations, and most
+  Feedback models on a compiled kernel, so a small Feedback model can take less time than a Transformer. The table of
+  speed in the main README compares other shapes, with another position, on two cores.
 - **Accuracy** at a length T is that of the last quarter of the positions up to T. "Last position with at least 90 %" is
   the last position up to which every position has an accuracy of at least 90 %.
 """

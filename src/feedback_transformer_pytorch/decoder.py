@@ -25,8 +25,8 @@ class FeedbackDecoder(nn.Module):
     """The Feedback Transformer without tokens: embeddings in, states out.
 
     Args:
-        implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
-            way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
+        implementation: how the recurrence is computed; the function is the same. "stepwise" is the definition, "fused"
+            the fast way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
         recompute: save less for the backward pass and recompute it (fused only).
         hyperparameters: those of `FeedbackConfig`, by name.
 
@@ -48,7 +48,7 @@ class FeedbackDecoder(nn.Module):
 
     @property
     def implementation(self) -> Implementation:
-        """The way in which time is walked; "auto", "fused" or "stepwise"."""
+        """How the recurrence is computed: "auto", "fused" or "stepwise"."""
         return self._implementation
 
     @implementation.setter

@@ -26,8 +26,8 @@ class FeedbackTransformer(nn.Module):
     GEGLU, relative position, one key/value projection shared by all layers. Hyperparameters choose its variants.
 
     Args:
-        implementation: how time is walked; the function is the same. "stepwise" is the definition, "fused" the fast
-            way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
+        implementation: how the recurrence is computed; the function is the same. "stepwise" is the definition, "fused"
+            the fast way, which falls back to the definition where it does not apply; "auto", the default, is "fused".
         recompute: save less for the backward pass and recompute it (fused only).
         hyperparameters: those of `FeedbackConfig`, by name.
 
@@ -138,7 +138,7 @@ class FeedbackTransformer(nn.Module):
 
     @property
     def implementation(self) -> Implementation:
-        """The way in which time is walked; "auto", "fused" or "stepwise"."""
+        """How the recurrence is computed: "auto", "fused" or "stepwise"."""
         return self.decoder.implementation
 
     @implementation.setter

@@ -44,7 +44,7 @@ def test_the_limits_in_the_readme() -> None:
     assert int(limits[0]) == round(at_512("z2-feedback-1"))
     rows_of_both = ("s5-feedback-2", "mod5-feedback-1", "mod5-feedback-2")
     assert [at_512(name) for name in rows_of_both] == pytest.approx([int(limits[1])] * 3, abs=1.5)
-    assert f"a trivial rule gets {100 * rules.last_assigned('algorithmic-3'):.1f}" in text
+    assert f"repeating the last assigned value gets {100 * rules.last_assigned('algorithmic-3'):.1f}" in text
 
 
 def test_the_memory_lengths_on_the_page_of_settings() -> None:

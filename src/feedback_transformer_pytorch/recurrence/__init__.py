@@ -1,4 +1,4 @@
-"""How time is walked."""
+"""The recurrence: its definition and its fast implementations."""
 
 from .adapters import adapter_settings as adapter_settings
 from .applicability import computes_like as computes_like

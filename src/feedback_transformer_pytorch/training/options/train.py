@@ -79,7 +79,11 @@ class TrainOptions(Options):
         int | None, OptionInfo("key/value heads G, a divisor of --heads; null: the same number", at_least=1)
     ] = None
     seq_len: Annotated[
-        int, OptionInfo("tokens in a segment S; 1 is the paper's model, more are faster", at_least=1)
+        int,
+        OptionInfo(
+            "tokens in a segment (S), computed at once; 1 is the paper's model, and best at tracking a state",
+            at_least=1,
+        ),
     ] = 1
     mem_len: Annotated[int, OptionInfo("memory slots M: how many tokens back attention reaches", at_least=1)] = 128
     position: Annotated[
@@ -134,7 +138,7 @@ class TrainOptions(Options):
     span_loss: Annotated[
         float,
         OptionInfo(
-            "weight in the loss of adaptive spans: the mean span of each layer in tokens, summed over layers",
+            "weight in the loss of the size of adaptive spans: the mean of each layer in tokens, summed over layers",
             at_least=0,
         ),
     ] = 2e-6
@@ -150,11 +154,13 @@ class TrainOptions(Options):
         int,
         OptionInfo("rows B, read in parallel, over all processes: streams of text, or labelled sequences", at_least=1),
     ] = 32
-    accumulate: Annotated[int, OptionInfo("groups of rows; an update reads one group after another", at_least=1)] = 1
+    accumulate: Annotated[
+        int, OptionInfo("gradient accumulation: groups of rows, which an update reads one after another", at_least=1)
+    ] = 1
     block_len: Annotated[
         int,
         OptionInfo(
-            "tokens of each row in an update T, a multiple of --seq-len; the greatest length of labelled sequences",
+            "tokens of each row in an update (T), a multiple of --seq-len; the greatest length of labelled sequences",
             at_least=1,
         ),
     ] = 64
@@ -198,9 +204,12 @@ class TrainOptions(Options):
         ),
     ] = 0
     implementation: Annotated[
-        Implementation, OptionInfo("how to compute the recurrence; all give the same function", begins="machine")
+        Implementation,
+        OptionInfo(
+            "auto and fused: the fast implementation where it applies; stepwise: the slow definition", begins="machine"
+        ),
     ] = "auto"
-    recompute: Annotated[bool, OptionInfo("use less memory: recompute values in the backward pass")] = False
+    recompute: Annotated[bool, OptionInfo("use less RAM and more time: recompute values in the backward pass")] = False
     compile: Annotated[bool, OptionInfo("use torch.compile; for --model parallel and transformer-xl only")] = False
     precision: Annotated[Precision, OptionInfo("precision of the model's arithmetic; weights are always fp32")] = "fp32"
     strategy: Annotated[Strategy, OptionInfo("each process holds the whole model (ddp) or a part of it (fsdp)")] = "ddp"

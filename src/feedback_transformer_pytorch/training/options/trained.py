@@ -93,7 +93,7 @@ class GenerateOptions(Options):
         float, OptionInfo("above 1, tokens that are already in the text become less likely; 1 is off", above=0)
     ] = 1.0
     stop: Annotated[
-        list[str], OptionInfo("texts that end the continuation before the first of them; they are not printed")
+        list[str], OptionInfo("strings that end the text, which stops before the first of them that occurs")
     ] = dataclasses.field(default_factory=list)
     beams: Annotated[
         int | None,
