@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from environment import describe
+from environment import commit, describe
 
 WAYS = ("kernel", "torch")
 SWITCH = "FEEDBACK_TRANSFORMER_NATIVE"
@@ -45,7 +45,7 @@ def measure(shapes: list[str], precision: str, repeats: int) -> dict[str, float]
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:
-    """The interval of the median at 95 % or more."""
+    """The interval of the median at 95 % or more; for that it takes six ratios."""
     count = len(ratios)
     below = 0.0
     rank = 0
@@ -81,6 +81,8 @@ def main() -> None:
     if options.measure is not None:
         print(json.dumps(measure(options.measure, options.precision, options.repeats)))
         return
+    if len(options.sources) != 2 or options.turns < 6:
+        parser.error("give BEFORE and AFTER, and at least six --turns, without which there is no interval of 95 %")
     before, after = options.sources
     results: list[dict[str, Any]] = []
     for way in options.ways:
@@ -104,7 +106,13 @@ def main() -> None:
             results.append(row)
             print(f"{way:7} {shape:14} after/before {row['ratio']:.3f} [{low:.3f}, {high:.3f}]", flush=True)
     if options.out:
-        report = {"benchmark": "before and after", "environment": describe("cpu"), "precision": options.precision}
+        report = {
+            "benchmark": "before and after",
+            "environment": describe("cpu"),
+            "before": commit(Path(before)),
+            "after": commit(Path(after)),
+            **{name: getattr(options, name) for name in ("precision", "turns", "repeats")},
+        }
         options.out.write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
 
 

@@ -34,21 +34,21 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "feedback_transformer_pytorch": tomllib.loads(PYPROJECT.read_text())["project"]["version"],
-        "commit": _commit(),
+        "commit": commit(ROOT / "src"),
     }
 
 
-def _commit() -> str | None:
-    """The commit that is checked out, with a mark if the package was changed since; None outside of a checkout."""
+def commit(source: Path) -> str | None:
+    """The commit that `source` is checked out from, with a mark if it was changed since; None outside of a checkout."""
     try:
-        commit = _git("rev-parse", "--short=12", "HEAD")
-        return f"{commit}, changed" if _git("status", "--porcelain", "--", "src") else commit
+        found = _git(source, "rev-parse", "--short=12", "HEAD")
+        return f"{found}, changed" if _git(source, "status", "--porcelain", "--", ".") else found
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

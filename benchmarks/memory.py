@@ -11,9 +11,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ COLUMNS = ("peak MiB", "/ reference", "/ parallel")
 
 
 def main() -> None:
-    args = parser(__doc__.splitlines()[0]).parse_args()
+    args = parser(__doc__.splitlines()[0], ["cpu", "cuda"]).parse_args()
     prepare(args)
     results = []
     for shape in chosen_shapes(args):
@@ -44,13 +44,31 @@ def main() -> None:
 
 
 def in_fresh_process(contestant: str, shape: Shape, precision: str, device: str) -> float | None:
-    """MiB, or None if it does not fit: the system has killed the process, or the GPU has no more."""
-    measure = peak_on_gpu if device == "cuda" else peak_on_cpu
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, contestant, shape, precision).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError):
-            return None
+    """MiB, or None if it does not fit: the system has killed the process, or the GPU has no more.
+
+    Raises:
+        SystemExit: the process failed in another way.
+    """
+    context = multiprocessing.get_context("spawn")
+    answer, end = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(end, contestant, shape, precision, device))
+    process.start()
+    end.close()
+    try:
+        found: float | None = answer.recv()
+    except EOFError:
+        found = None
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"{contestant}, {shape.name}, {precision}: the process ended with {process.exitcode}")
+    return found
+
+
+def _answer(end: Connection, contestant: str, shape: Shape, precision: str, device: str) -> None:
+    try:
+        end.send((peak_on_gpu if device == "cuda" else peak_on_cpu)(contestant, shape, precision))
+    except torch.OutOfMemoryError:
+        end.send(None)
 
 
 def peak_on_cpu(contestant: str, shape: Shape, precision: str) -> float:

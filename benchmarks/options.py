@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,13 +15,14 @@ from shapes import SCALING, SHAPES, Shape
 from workload import PRECISIONS
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, devices: Sequence[str] = ("cpu",)) -> argparse.ArgumentParser:
+    """The options; `devices` are those that the measurement can be made on."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--shapes", nargs="+", choices=SHAPES, default=["a", "b", "c", "d", "e"])
     options.add_argument("--scaling", action="store_true", help="the series over T instead of --shapes")
     options.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     options.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--device", choices=devices, default="cpu")
     options.add_argument("--out", type=Path, help="JSON file; default: by name in benchmarks/results")
     options.add_argument("--skip-tests", action="store_true", help="for development; recorded in the JSON")
     return options

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = read_runs(args.out)
     for name in [args.grid] if args.grid else benchmark.grids:
         grid = benchmark.grid(name, args)
-        rows = [(changes, with_settings(runs, benchmark.resolve(changes))) for changes in grid.settings]
+        rows = [(changes, with_settings(runs, benchmark.resolve(changes), benchmark)) for changes in grid.settings]
         rows = [(changes, [run for run in found if run["seed"] in grid.seeds]) for changes, found in rows]
         rows = [(changes, found) for changes, found in rows if found]
         if rows:
@@ -53,10 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def caption(rows: Rows) -> str:
     """The settings that all rows share, and the machine."""
+    changed = {name for changes, _ in rows for name in changes}
     shared = {
         name: value
         for name, value in rows[0][1][0]["settings"].items()
-        if name not in rows[0][0] and value not in (None, "", []) and value is not False
+        if name not in changed and value not in (None, "", []) and value is not False
     }
     environments = [run["environment"] for _, found in rows for run in found]
     machines = dict.fromkeys(f"{e['cpu']}, threads: {e['threads']}, torch {e['torch']}" for e in environments)
@@ -94,11 +95,15 @@ def at(points: Sequence[dict[str, Any]], figure: str) -> str:
 
 def table(rows: Rows, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table: the changes, the seeds, then the cells."""
-    changes = list(rows[0][0])
+    changes = list(dict.fromkeys(name for changed, _ in rows for name in changed))
     head = [*changes, "seeds", *columns]
     body = [
-        [*(str(changed[name]) for name in changes), ", ".join(str(run["seed"]) for run in found), *line]
-        for (changed, found), line in zip(rows, cells, strict=True)
+        [
+            *(str(found[0]["settings"].get(name)) for name in changes),
+            ", ".join(str(run["seed"]) for run in found),
+            *line,
+        ]
+        for (_, found), line in zip(rows, cells, strict=True)
     ]
     return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
 

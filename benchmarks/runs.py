@@ -44,7 +44,7 @@ def run_benchmark(
         for changes in grid.settings:
             settings = benchmark.resolve(changes)
             name = " ".join(f"{name}={value}" for name, value in {**changes, "seed": seed}.items())
-            if any(run["seed"] == seed for run in with_settings(read_runs(args.out), settings)):
+            if any(run["seed"] == seed for run in with_settings(read_runs(args.out), settings, benchmark)):
                 print(f"{name}: already in {args.out.name}", flush=True)
                 continue
             found = only_finite(train(settings, seed))
@@ -75,9 +75,10 @@ def write_runs(path: Path, runs: Sequence[Run]) -> None:
     write_atomically(path, f"[\n{lines}\n]\n".encode())
 
 
-def with_settings(runs: Sequence[Run], settings: Settings) -> list[Run]:
-    """The runs with exactly these settings, by seed."""
-    return sorted((run for run in runs if run["settings"] == settings), key=lambda run: run["seed"])
+def with_settings(runs: Sequence[Run], settings: Settings, benchmark: Benchmark) -> list[Run]:
+    """The runs with exactly these settings, by seed. A setting that is newer than a run has its default there."""
+    found = (run for run in runs if benchmark.resolve(run["settings"]) == settings)
+    return sorted(found, key=lambda run: run["seed"])
 
 
 def only_finite(value: Any) -> Any:

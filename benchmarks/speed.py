@@ -27,7 +27,7 @@ Times = dict[str, list[float]]  # seconds of every run, by contestant
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0])
+    options = parser(__doc__.splitlines()[0], ["cpu", "cuda"])
     options.add_argument("--repeats", type=int, default=9, help="timed runs of each; the slow ones get a third")
     args = options.parse_args()
     prepare(args)

@@ -86,9 +86,8 @@ class StateTracking:
 
 NAMES = [field.name for field in dataclasses.fields(StateTracking)]
 TRAIN_DEFAULTS = {
-    field.name: field.default
-    for field in dataclasses.fields(TrainOptions)
-    if field.name in ("norm_memory", "lr", "warmup_updates", "lr_decay", "weight_decay", "clip")
+    "norm_memory": TrainOptions.memory_norm == "plain",
+    **{name: getattr(TrainOptions, name) for name in ("lr", "warmup_updates", "lr_decay", "weight_decay", "clip")},
 }
 GRIDS = {
     "s3": Grid(range(5), [{"stop_after": 3}]),

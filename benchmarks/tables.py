@@ -45,7 +45,9 @@ def with_tables(text: str, tables: dict[str, Callable[[], str]]) -> str:
     for name, table in tables.items():
         start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
         head, _, rest = text.partition(start)
-        _, _, tail = rest.partition(end)
+        _, found, tail = rest.partition(end)
+        if not found:
+            sys.exit(f"the text to write a table into has no {start} that {end} follows; put both back")
         text = f"{head}{start}\n\n{table()}\n\n{end}{tail}"
     return text
 

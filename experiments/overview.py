@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -44,10 +45,15 @@ def lines() -> list[dict[str, Any]]:
 
 
 def best(columns: Sequence[dict[str, Any]], results: Sequence[Result]) -> Result:
-    """The result with the best mean of its medians; of equally good ones that with the fewest parameters."""
+    """The result with the best mean of its medians; of equally good ones that with the fewest parameters.
+
+    A result that lacks a figure, because all its seeds diverged, comes last.
+    """
 
     def rank(result: Result) -> tuple[float, float]:
-        figures = [(median(result.values(column) or [0.0]), column["format"]) for column in columns]
+        if not all(map(result.values, columns)):
+            return -math.inf, 0.0
+        figures = [(median(result.values(column)), column["format"]) for column in columns]
         signed = [-figure if form == "bits" else figure for figure, form in figures]
         return round(fmean(signed), 3), -median(result.values({"show": "parameters"}) or [0.0])
 

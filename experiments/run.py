@@ -52,9 +52,11 @@ LAST_INTERVALS = 10  # of training, for the loss at its end
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="TABLE or TABLE/ROW")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows to run side by side")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="rows to run side by side")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where to keep the RUN directories")
     options = parser.parse_args(argv)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; it must be at least 1")
     todo = [row for row in chosen(options.names) if row.found() is None]
     print(f"{len(todo)} rows to run", flush=True)
     for number in (signal.SIGTERM, signal.SIGHUP):

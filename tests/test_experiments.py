@@ -301,6 +301,8 @@ def test_the_best_row_is_shown_with_its_settings() -> None:
     ]
     assert best([at_32], found) is found[2]  # as good, and smaller
     assert best([at_32], found[:2]) is found[1]
+    bits = {"show": "at", "length": 32, "format": "bits"}
+    assert best([bits], [result("all diverged", 1, [None, None]), found[0]]) is found[0]
     assert [settings(one) for one in found] == ["L 1, M 8", "L 1", "XL, L 1"]
     with pytest.raises(ValueError, match="which names no row"):
         overview({}, ["other/row"])

@@ -14,7 +14,8 @@ import state_tracking
 import text_quality
 from feedback_transformer_pytorch import FeedbackTransformer
 from feedback_transformer_pytorch.position import POSITIONS
-from runs import gradient_norms, only_finite, read_runs, write_runs
+from grid import RESULTS
+from runs import gradient_norms, only_finite, read_runs, with_settings, write_runs
 from state_gradient import StateGradientClamp
 
 CURRENT = [position for position in POSITIONS if position != "legacy"]
@@ -148,6 +149,38 @@ def test_no_grid_has_a_run_twice(name: str) -> None:
     for grid in benchmark.grids.values():
         runs = [json.dumps(benchmark.resolve(changes), sort_keys=True) for changes in grid.settings]
         assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize("name", quality_table.BENCHMARKS)
+def test_the_runs_in_the_repository_are_found_by_their_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = quality_table.BENCHMARKS[name]
+    runs = read_runs(RESULTS / f"{name}.json")
+    for run in runs:
+        assert run in with_settings(runs, benchmark.resolve(run["settings"]), benchmark)
+    quality_table.main([name])
+    assert capsys.readouterr().out.count("### ") > 3
+
+
+def test_rows_of_a_table_may_change_different_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "state.json"
+    environment = {"cpu": "a processor", "threads": 1, "torch": "2.11"}
+    write_runs(
+        out,
+        [
+            {"settings": state_tracking.resolve(changes), "seed": 0, "environment": environment}
+            | {"figures": {"loss": 0.25}, "curve": []}
+            for changes in state_tracking.GRIDS["models"].settings
+        ],
+    )
+    quality_table.main(["state-tracking", "--grid", "models", "--out", str(out)])
+    printed = capsys.readouterr().out
+    for row in (
+        "| feedback | 2 | 0 | 0.25 |",
+        "| transformer-xl | 2 | 0 | 0.25 |",
+        "| transformer-xl | 4 | 0 | 0.25 |",
+    ):
+        assert row in printed
+    assert "model" not in printed.split("Measured")[0].split("All rows")[1]
 
 
 def test_the_table_has_medians_and_ranges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

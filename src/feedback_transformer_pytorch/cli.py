@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end the program
     _show_log()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
+        return _run(arguments)
     except BrokenPipeError:
         # The reader closed the pipe, as `head` does. Python's flush at exit must not raise the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(f"{PROGRAM}: out of memory; give a smaller --batch-size, --block-len or model", file=sys.stderr)
+        print(f"{PROGRAM}: out of memory{_smaller(arguments)}", file=sys.stderr)
         return USER_ERROR
 
 
@@ -216,8 +218,6 @@ def _settings_first(arguments: list[str]) -> list[str]:
             settings.config.insert(0, own)
     if settings.resume:
         first.append("--resume")
-    for config in settings.config:
-        _check_text(config)
     contents = [_content(config) for config in settings.config]
     presets = [settings.preset, *(values.get("preset") for values in reversed(contents))]
     preset = next(filter(None, presets), None)
@@ -236,9 +236,7 @@ def _in_words_of_today(config: str, values: dict[str, Any], *, is_whole: bool) -
     today |= {name: [value] for name, value in today.items() if name in _LISTS and isinstance(value, str)}
     if today == values:
         return config
-    import yaml
-
-    text: str = yaml.safe_dump(today, sort_keys=False)
+    text: str = _yaml().safe_dump(today, sort_keys=False)
     return text
 
 
@@ -249,30 +247,27 @@ def _check_run(path: str) -> None:
     Run.open(path)
 
 
-def _check_text(config: str) -> None:
-    """Raises InputError if a configuration file is not YAML. jsonargparse reports a missing file, and leaves out the
-    name of one that is not YAML."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError("pyyaml", "train") from error
+def _content(config: str) -> dict[str, Any]:
+    """The options in a configuration file; {} if there is no such file or it has none, which jsonargparse reports.
+
+    Raises:
+        InputError: it is not YAML, which jsonargparse reports without its name.
+    """
     with contextlib.suppress(OSError):
         try:
-            yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            values = _yaml().safe_load(Path(config).read_bytes())
+        except (_yaml().YAMLError, UnicodeError, ValueError, RecursionError) as error:
             raise InputError(f"{config} is not YAML ({error}); give a YAML file of options") from error
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
-def _content(config: str) -> dict[str, Any]:
-    """The options in a configuration file; {} if it is wrong, which jsonargparse reports."""
+def _yaml() -> ModuleType:
     try:
         import yaml
     except ImportError as error:
         raise MissingExtraError("pyyaml", "train") from error
-    with contextlib.suppress(OSError, UnicodeError, yaml.YAMLError):
-        values = yaml.safe_load(Path(config).read_bytes())
-        return values if isinstance(values, dict) else {}
-    return {}
+    return yaml
 
 
 def _hyphenated(argument: str) -> str:
@@ -283,6 +278,13 @@ def _hyphenated(argument: str) -> str:
 def _is_out_of_memory(error: Exception) -> bool:
     # On a CPU, torch raises a RuntimeError with this text.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _smaller(arguments: Sequence[str]) -> str:
+    """What a command can do to need less memory."""
+    remedies = {"train": "--batch-size, --block-len or model", "eval": "--rows", "generate": "--beams"}
+    remedy = remedies.get(arguments[0] if arguments else "")
+    return "" if remedy is None else f"; give a smaller {remedy}"
 
 
 def _one_line(error: Exception) -> str:

@@ -52,6 +52,17 @@ def check_can_be_made(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: {nearest} is not writable; choose another place")
 
 
+def check_can_be_written(option: str, path: str | None) -> None:
+    """Raises InputError if a file, unless it is None, surely cannot be written; `option` is what gave its path."""
+    if path is None:
+        return
+    parent = Path(path).absolute().parent
+    if not Path(path).name or Path(path).is_dir() or not parent.is_dir():
+        raise InputError(f"{option} is {path!r}, where no file can be; give a file in a directory that exists")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{option} is {path!r}, and {parent} is not writable; choose another place")
+
+
 def is_utf8(text: str) -> bool:
     """Whether UTF-8 can encode a text: it has no surrogates, which stand for other bytes in names of files."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

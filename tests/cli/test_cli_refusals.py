@@ -68,8 +68,9 @@ def test_a_file_that_is_trained_on_and_held_out_is_one_line(
 
 def test_a_configuration_that_is_not_yaml_is_named(refuses: Callable[..., None], text: Path, tmp_path: Path) -> None:
     config = tmp_path / "notes.txt"
-    config.write_text("dim: 8\n  depth: [\n")
-    refuses("notes.txt is not YAML (", "train", text, "--config", config, "--out", tmp_path / "new")
+    for content in ("dim: 8\n  depth: [\n", "lr: 2024-13-45\n", "lr: !!float x\n"):
+        config.write_text(content)
+        refuses("notes.txt is not YAML (", "train", text, "--config", config, "--out", tmp_path / "new")
 
 
 def test_a_taken_place_is_one_line(refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path) -> None:
@@ -107,6 +108,22 @@ def test_what_is_no_run_is_one_line(refuses: Callable[..., None], text: Path, tm
     refuses("model.safetensors is damaged", "eval", run, text)
     weights.unlink()
     refuses("has no weights yet", "generate", run)
+
+
+def test_a_file_that_cannot_be_written_is_one_line_before_anything_is_computed(
+    refuses: Callable[..., None], text: Path, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("evaluate", "commands", "saving.run"):
+        monkeypatch.setattr(f"feedback_transformer_pytorch.training.{module}.write_atomically", None)
+    for out in ("", ".", str(tmp_path), str(tmp_path / "nowhere" / "file")):
+        for option, *arguments in (
+            ("--json", "eval", run, text),
+            ("--plot", "eval", run, text),
+            ("--save-state", "generate", run),
+            ("--out", "plot", run),
+            ("--out", "tokenizer", "train", text),
+        ):
+            refuses(f"{option} is {out!r}, where no file can be; give a file in a", *arguments, f"{option}={out}")
 
 
 @pytest.mark.parametrize("arguments", [[], ["paint"]])
@@ -168,4 +185,4 @@ def test_a_lack_of_memory_is_one_line(refuses: Callable[..., None], monkeypatch:
         raise torch.OutOfMemoryError
 
     monkeypatch.setitem(cli.COMMANDS, "generate", (*cli.COMMANDS["generate"][:1], full, "continue"))
-    refuses("out of memory; give a smaller --batch-size", "generate", "run")
+    refuses("out of memory; give a smaller --beams", "generate", "run")

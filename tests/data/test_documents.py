@@ -1,6 +1,8 @@
+import errno
 import gzip
 import json
 import lzma
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedback_transformer_pytorch.data import Piece, documents, read_pieces
+from feedback_transformer_pytorch.data import Piece, documents, is_pipe, read_pieces
 from feedback_transformer_pytorch.errors import InputError, MissingExtraError
 
 
@@ -84,6 +86,18 @@ def test_what_cannot_be_read_is_named_in_one_line(sources: list[str], message: s
         read_text(sources)
     assert "\n" not in str(error.value)
     assert ";" in str(error.value), "what to do comes after the semicolon"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_that_may_not_be_looked_into_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    monkeypatch.setattr(Path, "is_fifo", forbidden)
+    for look in (is_pipe, lambda source: read_text([source])):
+        with pytest.raises(InputError, match=r"'deep/a.txt' cannot be read \(Permission denied\); give a file that"):
+            look("deep/a.txt")
 
 
 def test_empty_standard_input_is_refused(give_standard_input: Callable[[bytes], None]) -> None:

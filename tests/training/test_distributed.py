@@ -44,18 +44,49 @@ def options(options: TrainOptions, tmp_path: Path) -> TrainOptions:
     )
 
 
-def train_in_two(options: TrainOptions) -> None:
-    """By `torchrun`, with the options in a file."""
-    config = Path(options.out + ".yaml")
-    config.write_text(yaml.safe_dump(options.to_dict()))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+def in_two(*command: str) -> str:
+    """What two processes print that `torchrun` starts."""
     done = subprocess.run(
-        [*launch, "feedback_transformer_pytorch.cli", "train", "--config", str(config)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def train_in_two(options: TrainOptions) -> None:
+    """With the options in a file."""
+    config = Path(options.out + ".yaml")
+    config.write_text(yaml.safe_dump(options.to_dict()))
+    in_two("-m", "feedback_transformer_pytorch.cli", "train", "--config", str(config))
+
+
+FAILING = """
+from feedback_transformer_pytorch.errors import InputError
+from feedback_transformer_pytorch.training.processes import Processes
+
+
+def fail_in_one():
+    if processes.rank == 1:
+        raise InputError("no such file")
+
+
+with Processes() as processes:
+    for run in (processes.together, processes.main_rank_first):
+        assert run(lambda: processes.rank) == processes.rank
+        try:
+            run(fail_in_one)
+        except InputError as error:
+            print(f"{processes.rank} {error}\\n", end="")
+"""
+
+
+def test_an_error_of_one_process_is_raised_in_all(tmp_path: Path) -> None:
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING)
+    assert sorted(in_two(str(program)).splitlines()) == ["0 no such file"] * 2 + ["1 no such file"] * 2
 
 
 def figures(options: TrainOptions) -> list[float]:

@@ -242,6 +242,9 @@ def test_a_stream_is_evaluated_from_start_to_end_or_in_rows(
 ) -> None:
     options = dataclasses.replace(parity, task=None, labelled="stream", files=[lines()])
     train(options)
+    for record in Run.open(options.out).metrics():
+        assert "accuracy" in record
+        assert "accuracy_last" not in record  # a row is a part of a stream
     test = lines("test.jsonl", 100)
     picture = tmp_path / "accuracy.png"
     exact, parts = (

@@ -282,6 +282,24 @@ def test_another_text_is_refused_when_a_run_goes_on(options: TrainOptions) -> No
         train(options)
 
 
+def test_a_run_without_a_checkpoint_starts_over_with_what_it_is_given(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = dataclasses.replace(options, max_skipped=1)
+    with monkeypatch.context() as patch:
+        skip({1, 2}, patch)
+        with pytest.raises(DivergedError, match="there is no checkpoint"):
+            train(options)
+    other = tmp_path / "other.txt"
+    other.write_text(Path(options.files[0]).read_text().replace("e", "a"))
+    given = dataclasses.replace(options, files=[str(other)])
+    capsys.readouterr()
+    assert train(given) == Outcome(6, None)
+    assert f"{options.out} has no checkpoint: training starts from the beginning" in capsys.readouterr().out
+    assert Run.open(options.out).options == given
+    assert train(dataclasses.replace(given, resume=True)) == Outcome(6, None)
+
+
 def test_another_tokenizer_is_refused_when_a_run_goes_on(options: TrainOptions, tmp_path: Path) -> None:
     train(options)
     tokenizer = tmp_path / "tokenizer.json"

@@ -22,6 +22,7 @@ from .sequences import GivenSequences as GivenSequences
 from .sequences import padded as padded
 from .standard_library import standard_library_text as standard_library_text
 from .store import Progress as Progress
+from .store import cache_at as cache_at
 from .store import default_cache as default_cache
 from .store import tokenize as tokenize
 from .streams import Stage as Stage

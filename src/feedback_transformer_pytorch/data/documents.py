@@ -78,7 +78,9 @@ def _expand(source: str) -> list[Path]:
 
 
 def _read_path(path: Path, text_field: str) -> Iterator[Piece]:
-    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    with reading(path):
+        is_dataset = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    if is_dataset:
         return _split_each(_dataset_documents(path, text_field))
     return _read_file(path, text_field)
 
@@ -94,14 +96,24 @@ def _read_file(path: Path, text_field: str) -> Iterator[Piece]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, decompressed; says what is wrong with it if it cannot be read to its end."""
-    name = repr(str(path))
     try:
-        with _open(path) as file:
+        with reading(path), _open(path) as file:
             yield file
     except _CORRUPT as error:
         raise InputError(
-            f"{name} is not a complete {path.suffix} file ({error}); recreate it, or rename it if it is plain text"
+            f"{str(path)!r} is not a complete {path.suffix} file ({error}); recreate it, or rename it if it is plain "
+            "text"
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Says what is wrong with a file or directory if it cannot be read."""
+    name = repr(str(path))
+    try:
+        yield
+    except gzip.BadGzipFile:  # an OSError, which `_opened` explains
+        raise
     except FileNotFoundError:
         raise InputError(f"{name}: no such file; give a text file, a glob, or - for standard input") from None
     except IsADirectoryError:
@@ -142,7 +154,10 @@ def json_lines(sources: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
 
 def is_pipe(source: str) -> bool:
     """Whether a source can be read only once: `-`, or the path of a pipe, such as `<(...)` in a shell."""
-    return source == "-" or Path(source).is_fifo()
+    if source == "-":
+        return True
+    with reading(Path(source)):
+        return Path(source).is_fifo()
 
 
 def check_heldout(sources: Sequence[str], heldout: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..files import sync, write_atomically, writing
-from .documents import Piece, is_pipe, read_pieces
+from .documents import Piece, is_pipe, read_pieces, reading
 from .text import Fingerprint, Text
 from .tokenizer import Tokenizer
 
@@ -86,6 +86,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feedback-transformer"
 
 
+def cache_at(folder: str | None) -> Path:
+    """Return the folder for tokens that `--cache` gives; without one, the `default_cache`."""
+    return default_cache() if folder is None else Path(folder)
+
+
 def _keep_pipes(sources: Sequence[str], folder: Path) -> list[str]:
     """Copy standard input and pipes to files; return `sources` with these files in their place."""
     kept = list(sources)
@@ -103,7 +108,7 @@ def _copy_pipe(source: str, file: BinaryIO) -> None:
     if source == "-":
         shutil.copyfileobj(sys.stdin.buffer, file)
     else:
-        with Path(source).open("rb") as pipe:
+        with reading(Path(source)), Path(source).open("rb") as pipe:
             shutil.copyfileobj(pipe, file)
     if file.tell() == 0:
         name = "standard input (-)" if source == "-" else repr(source)

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError, MissingExtraError
-from ..files import write_atomically
+from ..files import check_can_be_written, write_atomically
 from ..training.models.architectures import default_device
 from ..training.options import LmEvalOptions
 from ..training.saving.run import Run
@@ -38,8 +38,7 @@ def evaluate_tasks(options: LmEvalOptions) -> str:
         InputError: the RUN or a task cannot be used, or the file cannot be written.
     """
     run = open_text_run(options.run)
-    if options.out is not None and (Path(options.out).is_dir() or not Path(options.out).absolute().parent.is_dir()):
-        raise InputError(f"--out is {options.out}, where no file can be; give a file in a directory that exists")
+    check_can_be_written("--out", options.out)
     tasks = _local_tasks(options)
     figures = lm_eval.evaluate(_language_model(run, options.batch_size), tasks, limit=options.limit, log_samples=False)
     if options.out is not None:

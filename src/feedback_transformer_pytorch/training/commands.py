@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import Tokenizer, train_bpe
 from ..errors import InputError
-from ..files import write_atomically
+from ..files import check_can_be_written, write_atomically
 from ..generation import (
     Continuation,
     ContinuationState,
@@ -36,8 +36,7 @@ def write_text(options: GenerateOptions) -> Iterator[str]:
     Raises:
         InputError: the RUN, a file or an option cannot be used.
     """
-    if options.save_state is not None and not Path(options.save_state).absolute().parent.is_dir():
-        raise InputError(f"--save-state is {options.save_state}, in a directory that does not exist; create it first")
+    check_can_be_written("--save-state", options.save_state)
     run, device = Run.open(options.run), default_device()
     tokenizer = run.tokenizer()
     model = run.load_model(tokenizer.num_tokens).to(device)
@@ -103,6 +102,7 @@ def draw_runs(options: PlotOptions) -> None:
     Raises:
         InputError: a RUN cannot be used, the runs have different metrics, or the file cannot be written.
     """
+    check_can_be_written("--out", options.out)
     runs = [Run.open(path) for path in options.runs]
     other = next((run for run in runs if run.metric != runs[0].metric), None)
     if other is not None:
@@ -133,6 +133,7 @@ def make_tokenizer(options: TokenizerOptions) -> int:
         MissingExtraError: `tokenizers` is not installed.
     """
     path = Path(options.out)
+    check_can_be_written("--out", options.out)
     if path.exists():
         raise InputError(f"--out is {path}, which exists already; choose another file")
     tokenizer = train_bpe(options.files, options.vocab_size, text_field=options.text_field)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Text, Tokenizer, check_labels, default_cache, read_lines, tokenize
+from ..data import Text, Tokenizer, cache_at, check_labels, read_lines, tokenize
 from ..errors import InputError, MissingExtraError
-from ..files import write_atomically
+from ..files import check_can_be_written, write_atomically
 from ..generation import round_weights
 from ..tasks import Labelled, SequenceTask, StreamTask, find_task
 from .datasets.labelled import TEST_SEED, joined, sequences_of
@@ -59,6 +59,8 @@ def evaluate_run(options: EvalOptions) -> Evaluation:
     Raises:
         InputError: the RUN, the data or an option cannot be used, or a file cannot be written.
     """
+    for option, path in (("--json", options.json), ("--plot", options.plot)):
+        check_can_be_written(option, path)
     run = Run.open(options.run)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -83,7 +85,7 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> Evaluation:
         options.files,
         tokenizer,
         text_field=run.options.text_field,
-        cache=default_cache() if run.options.cache is None else Path(run.options.cache),
+        cache=cache_at(options.cache or run.options.cache),
         on_progress=report,
     )
     lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))

@@ -69,22 +69,26 @@ def train(options: TrainOptions) -> Outcome:
 
 
 def _train(options: TrainOptions, processes: Processes) -> Outcome:
-    found = find(options)
+    found = processes.together(lambda: find(options))  # before the main process creates a run
     with ExitStack() as lock, TrainingProgress(options, quiet=not processes.is_main) as progress:
 
         def hold_lock() -> None:
             lock.enter_context(locked(Path(options.out)))
 
-        def create() -> None:
-            hold_lock()
-            Run.create(options, dataset.tokens)
+        def prepare() -> bool:
+            if found is None:
+                hold_lock()
+                Run.create(options, dataset.tokens)
+                return False
+            found.clean()
+            return checkpoint is None and found.start_over(options, dataset.tokens)
 
         if found is not None:
             processes.on_main_rank(hold_lock)
-        checkpoint = None if found is None else newest(found)
+        checkpoint = None if found is None else processes.together(lambda: newest(found))
         if found is not None and checkpoint is not None:
             _check_start(options, found)
-        dataset = _dataset(options, found, progress, processes)
+        dataset = _dataset(options, found if checkpoint is not None or options.resume else None, progress, processes)
         model = _model(options, dataset, fresh=checkpoint is None)
         size = sum(parameter.numel() for parameter in model.parameters())
         trainer = Trainer(options, model, dataset.blocks, dataset.objective, processes)
@@ -95,8 +99,9 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
         )
         for line in options.cut_short:
             progress.say(line)
-        processes.on_main_rank(create if found is None else found.clean)
-        run = found or Run.open(options.out)
+        if processes.on_main_rank(prepare):
+            progress.say(f"{options.out} has no checkpoint: training starts from the beginning")
+        run = Run.open(options.out)
         saver = Saver(options, run, trainer, meter, dataset.curriculum, dataset.fingerprints, processes)
         reference = _begin(run, saver, checkpoint, dataset, progress, processes)
         trackers = Trackers(options, processes)
@@ -147,7 +152,7 @@ def _begin(
     progress: TrainingProgress,
     processes: Processes,
 ) -> XzFigures | None:
-    """Resumes from the checkpoint, or starts metrics.jsonl; returns the figures of xz on the held-out text."""
+    """Resumes from the checkpoint; returns the figures of xz on the held-out text, which metrics.jsonl starts with."""
     if checkpoint is not None:
         other_walk = saver.resume(checkpoint)
         progress.say(f"resuming from {run.checkpoints.folder(saver.saved)}")
@@ -156,8 +161,6 @@ def _begin(
         for record in run.metrics():
             if record["kind"] == "xz":
                 return XzFigures(record["alone"], record["after_training"])
-    elif processes.on_main_rank(run.drop_metrics):
-        progress.say(f"{run.path} has no checkpoint: training starts from the beginning")
 
     def measure_reference() -> XzFigures | None:
         try:

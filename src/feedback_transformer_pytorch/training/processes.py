@@ -1,7 +1,7 @@
 """The processes that train one model together.
 
-`wrap`, `any`, `sum`, `mean`, `gather`, `on_all_ranks` and `on_main_rank` are collective: all processes must call them
-at the same point. With one process they cost nothing.
+All methods but `rows` are collective: all processes must call them at the same point. With one process they cost
+nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Processes:
 
     def __init__(self, trackers: Sequence[str] = (), folder: str = ".") -> None:
         self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
+            cpu=not torch.cuda.is_available(),
             mixed_precision="no",  # --precision decides, not Accelerate's configuration
             dynamo_backend="no",
             log_with=list(trackers) or None,
@@ -138,6 +138,19 @@ class Processes:
     def on_main_rank(self, action: Callable[[], T]) -> T:
         """Runs `action` in the main process only. All processes return its result, or raise its InputError."""
         return self.on_all_ranks(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Runs `action` in every process; returns the result of this one. If one raises an InputError, all raise it."""
+        results: list[T] = []
+        self.on_all_ranks(lambda: results.append(action()))
+        return results[0]
+
+    def main_rank_first(self, action: Callable[[], T]) -> T:
+        """As `together`, but the main process runs `action` before the others."""
+        results: list[T] = []
+        self.on_main_rank(lambda: results.append(action()))
+        self.on_all_ranks(lambda: None if results else results.append(action()))
+        return results[0]
 
 
 @contextlib.contextmanager

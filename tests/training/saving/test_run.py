@@ -79,7 +79,7 @@ def test_metrics_that_are_not_as_they_were_are_named(run: Run) -> None:
 
 def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
     run.truncate_metrics(run.metrics_so_far(), 0)
-    assert not run.drop_metrics()
+    assert not run.start_over(run.options, run.tokenizer())
     assert run.metrics() == []
 
 
@@ -95,6 +95,13 @@ def test_the_tokenizer_of_a_run_comes_back(run: Run, options: TrainOptions, tmp_
     tokenizer = train_bpe(options.files, 300)
     other = Run.create(dataclasses.replace(options, out=str(tmp_path / "other")), tokenizer)
     assert Run.open(other.path).tokenizer().fingerprint == tokenizer.fingerprint
+    other.start_over(options, ByteTokenizer())
+    assert isinstance(other.tokenizer(), ByteTokenizer)
+    other.start_over(dataclasses.replace(options, tokenizer="tokenizer.json"), tokenizer)
+    assert Run.open(other.path).options.tokenizer == "tokenizer.json"
+    (other.path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="tokenizer.json is missing; restore it from a copy"):
+        Run.open(other.path).tokenizer()
     (other.path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="tokenizer.json': the content is not a tokenizer.json"):
         other.tokenizer()

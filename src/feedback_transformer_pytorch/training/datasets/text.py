@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ...data import Corpus, Streams, Tokenizer, default_cache, load_tokenizer, read_corpus, stages
+from ...data import Corpus, Streams, Tokenizer, cache_at, load_tokenizer, read_corpus, stages
 from ...errors import InputError
 from ..evaluation.validation import TextValidation
 from ..objective import objective_of
@@ -25,7 +23,7 @@ def text_dataset(options: TrainOptions, run: Run | None, progress: TrainingProgr
     Raises:
         InputError: the text or the tokenizer cannot be used.
     """
-    tokenizer = _tokenizer(options, run)
+    tokenizer = processes.together(lambda: _tokenizer(options, run))
     corpus = _corpus(options, tokenizer, progress, processes)
     validation = TextValidation(options, corpus, tokenizer)
     return Dataset(
@@ -62,20 +60,16 @@ def _tokenizer(options: TrainOptions, run: Run | None) -> Tokenizer:
 
 def _corpus(options: TrainOptions, tokenizer: Tokenizer, progress: TrainingProgress, processes: Processes) -> Corpus:
     """The text. The main process reads it first; the other processes find its tokens in the cache."""
-    found: list[Corpus] = []
 
-    def read() -> None:
+    def read() -> Corpus:
         with progress.reading() as on_progress:
-            corpus = read_corpus(
+            return read_corpus(
                 options.files,
                 options.heldout,
                 tokenizer,
                 text_field=options.text_field,
-                cache=default_cache() if options.cache is None else Path(options.cache),
+                cache=cache_at(options.cache),
                 on_progress=on_progress,
             )
-        found.append(corpus)
 
-    processes.on_main_rank(read)
-    processes.on_all_ranks(lambda: None if found else read())
-    return found[0]
+    return processes.main_rank_first(read)

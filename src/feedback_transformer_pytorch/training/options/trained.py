@@ -42,6 +42,7 @@ class EvalOptions(Options):
         ),
     ] = None
     mem_len: Annotated[int | None, OptionInfo("memory slots M; null: as in training", at_least=1)] = None
+    cache: Annotated[str | None, OptionInfo("directory that caches tokens of text; null: as in training")] = None
     weights: Annotated[
         Weights | None, OptionInfo("type to round the weights of Linears to: int8 or bfloat16; null: float32")
     ] = None

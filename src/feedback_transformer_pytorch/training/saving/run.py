@@ -109,17 +109,36 @@ class Run:
                 f"{path} holds a run that another process has just created; give --resume to resume it, or choose "
                 "another --out"
             )
-        values = options.to_dict()
-        for name in ("out", "resume"):  # a RUN directory may be moved
-            del values[name]
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             sync_directory(path.parent)
+        run = cls(path, options)
+        run._write_options(tokens)
+        return run
+
+    def start_over(self, options: TrainOptions, tokens: Tokenizer | Vocabulary) -> bool:
+        """Replaces the options of a run without a checkpoint and what numbers its tokens; returns whether it had
+        metrics, which are deleted.
+
+        Raises:
+            InputError: the run once had a checkpoint, or a file cannot be written.
+        """
+        existed = self._drop_metrics()
+        self.options = options
+        self._write_options(tokens)
+        return existed
+
+    def _write_options(self, tokens: Tokenizer | Vocabulary) -> None:
+        values = self.options.to_dict()
+        for name in ("out", "resume"):  # a RUN directory may be moved
+            del values[name]
         numbering = tokens.to_json()
         if numbering is not None:
-            write_atomically(path / _numbering(options), numbering.encode())
-        write_atomically(path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
-        return cls(path, options)
+            write_atomically(self.numbering, numbering.encode())
+        elif self.numbering.exists():
+            with writing(self.numbering):
+                self.numbering.unlink()
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -161,13 +180,17 @@ class Run:
         """The tokenizer of the run.
 
         Raises:
-            InputError: tokenizer.json is damaged, or the run learned labels.
+            InputError: tokenizer.json is missing or damaged, or the run learned labels.
         """
         if self.options.is_labelled:
             raise InputError(
                 f"{self.path} was trained on labels and has no tokenizer; give a run that was trained on text"
             )
-        return load_tokenizer(self.numbering if self.numbering.exists() else "bytes")
+        if self.numbering.exists():
+            return load_tokenizer(self.numbering)
+        if self.options.tokenizer != "bytes":
+            raise InputError(f"{self.numbering} is missing; restore it from a copy")
+        return load_tokenizer("bytes")
 
     def vocabulary(self) -> Vocabulary:
         """The words of a run on labelled data.
@@ -280,12 +303,7 @@ class Run:
         if kept != content:
             truncate_synced(self._metrics, len(kept))
 
-    def drop_metrics(self) -> bool:
-        """Deletes metrics.jsonl of a run without a checkpoint; returns whether it existed.
-
-        Raises:
-            InputError: the run once had a checkpoint, or the file cannot be deleted.
-        """
+    def _drop_metrics(self) -> bool:
         existed = self._metrics.exists()
         lines = self._metrics.read_bytes().splitlines() if existed else []
         validated = [update for line in lines if (update := _validated_update(line)) is not None]

@@ -288,7 +288,10 @@ class Trainer:
         with self.autocast():
             logits, memory = self._forward(block.inputs.to(device), memory, return_memory=True, **reset)
         targets = block.targets.to(device)
-        return self._objective.loss(logits, targets), memory, self._objective.measure(logits, targets)
+        found = self._objective.measure(logits, targets)
+        if block.continues:  # a row is a part of a stream, so sums over rows mean nothing
+            found = {name: values for name, values in found.items() if values.ndim == 2}
+        return self._objective.loss(logits, targets), memory, found
 
 
 def _freeze_unused(model: LanguageModel) -> None:
