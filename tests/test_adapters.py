@@ -141,3 +141,12 @@ def test_generation_reads_adapters() -> None:
     for _ in range(12):
         text = torch.cat([text, model(text)[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(found, text[:, X.shape[1] :])
+
+
+@torch.no_grad()
+def test_an_adapter_of_the_embedding_is_read() -> None:
+    model = FeedbackTransformer(**SIZE, seq_len=2).eval()
+    config = LoraConfig(r=2, target_modules=["token_emb", "to_q"], init_lora_weights=False)
+    inject_adapter_in_model(config, model)
+    (found,) = generate(model, X, max_new_tokens=1, temperature=0)
+    assert torch.equal(found, model(X)[:, -1].argmax(-1))

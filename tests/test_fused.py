@@ -107,6 +107,8 @@ def test_a_batch_without_rows() -> None:
     model = CASE.model(implementation="fused")
     states, memory = model.decoder(torch.zeros(0, 7, 6, dtype=torch.float64), return_memory=True)
     assert (states.shape, len(memory.keys)) == ((0, 7, 6), 0)
+    states, _ = model.decoder(states, memory, return_memory=True, mask=torch.ones(0, 7, dtype=torch.bool))
+    assert states.shape == (0, 7, 6)
 
 
 def test_the_memory_that_comes_out_can_be_changed_in_place() -> None:

@@ -114,6 +114,8 @@ def test_prompts_of_different_lengths_are_searched_alone() -> None:
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be a whole number of at least 1"),
         ({"beams": 1.5}, "beams is 1.5; it must be a whole number of at least 1"),
         ({"num_return": 4}, "num_return is 4; it must be from 1 to beams=3"),
+        ({"num_return": 1.5}, "num_return is 1.5; it must be a whole number of at least 1"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan; it must be finite"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
 """States saved to a file: what goes on from one is bit for bit what was never interrupted."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -206,5 +207,11 @@ def test_what_does_not_go_with_a_state_is_named(saved: tuple[FeedbackTransformer
     with pytest.raises(InputError, match=r"prompts have \[1, 1\] tokens; behind a state of 1 rows"):
         generate(model, torch.zeros(2, 1).long(), max_new_tokens=3, state=state)
     memory = model(torch.zeros(1, 4).long(), return_memory=True)[1]
+    with pytest.raises(InputError, match="prompt_mask is given without a prompt"):
+        generate(model, max_new_tokens=3, state=state, prompt_mask=torch.ones(1, 1, dtype=torch.bool))
+    other = dataclasses.replace(state, random=torch.zeros(1, 16, dtype=torch.uint8))  # of a GPU
+    with pytest.raises(InputError, match="random numbers are of another kind of device than cpu; give a generator"):
+        generate(model, max_new_tokens=3, state=other)
+    list(generate(model, max_new_tokens=3, state=other, generator=torch.Generator()))
     with pytest.raises(InputError, match="memory is given with a state"):
         generate(model, max_new_tokens=3, state=state, memory=memory)

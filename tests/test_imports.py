@@ -49,6 +49,7 @@ ORDER: dict[str, list[str]] = {
         "stepwise",
         "applicability",
         "adapters",
+        "random_numbers",
         "substitution",
         "layout",
         "ops",

@@ -1,6 +1,7 @@
 """All variants: the fast ways compute the definition, which is checked by hand and by finite differences."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -188,13 +189,29 @@ def test_what_depends_on_the_window_cannot_be_changed_by_setting_it() -> None:
     spans = FeedbackTransformer.from_config(dataclasses.replace(BASE, adaptive_span=True))
     with pytest.raises(InputError, match="parts of it"):
         spans.mem_len = 2
-    learned = FeedbackTransformer.from_config(dataclasses.replace(BASE, position="learned"), implementation="stepwise")
-    tokens = torch.zeros(1, 5, dtype=torch.long)
-    learned.mem_len = 2
-    assert learned(tokens).isfinite().all()
-    learned.mem_len = 9
-    with pytest.raises(InputError, match="vectors for 4 distances"):
-        learned(tokens)
+    learned = FeedbackTransformer.from_config(dataclasses.replace(BASE, position="learned"))
+    learned.mem_len = learned.mem_len
+    with pytest.raises(InputError, match=r"mem_len \+ seq_len cannot be set to 9 \+ 1: .* vectors for 4 distances"):
+        learned.mem_len = 9
+    assert learned.mem_len == BASE.mem_len
+
+
+@pytest.mark.parametrize("changes", [{"mem_len": 2}, {"seq_len": 1}])
+def test_a_shorter_window_of_learned_vectors_is_computed_fast(changes: dict[str, int]) -> None:
+    model = FeedbackTransformer.from_config(
+        dataclasses.replace(BASE, position="learned", mem_len=4, seq_len=2)
+    ).double()
+    for name, value in changes.items():
+        setattr(model, name, value)
+    tokens = torch.randint(0, NUM_TOKENS, (2, 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a walk that falls back to the definition
+        logits = model(tokens)
+        grads = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+    model.implementation = "stepwise"
+    expected = model(tokens)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.square().sum(), list(model.parameters())))
 
 
 def test_other_names_of_hyperparameters() -> None:

@@ -25,6 +25,10 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "states in float64": (lambda: DECODER(X.double()), "x is torch.float64, and the model's parameters are"),
     "a mask as a list": (lambda: MODEL(TOKENS, mask=[[True]]), "mask is of type list; it must be a tensor"),
     "resets as numbers": (lambda: MODEL(TOKENS, reset=TOKENS), "reset is torch.int64 (2, 3); it must be torch.bool"),
+    "a mask elsewhere": (
+        lambda: MODEL(TOKENS, mask=torch.ones(2, 3, dtype=torch.bool, device="meta")),
+        "mask is on meta, the input on cpu; move one of them",
+    ),
     "a configuration as a dict": (lambda: anything.FeedbackTransformer.from_config({}), "config is of type dict"),
     "a state dict as a path": (lambda: MODEL.load_state_dict("model.pt"), "state_dict is of type str; it must be"),
     "walk: x": (lambda: anything.walk([1], PARAMETERS, DECODER.config), "x is of type list; it must be a tensor"),

@@ -221,7 +221,7 @@ class _WindowTransformer(nn.Module):
                     f"{name} is {asked}, but a {type(self).__name__} does not keep what it computes; leave it out, or "
                     "ask a FeedbackTransformer"
                 )
-        check_tokens(x, self.token_emb.num_embeddings)
+        check_tokens(x, self.config.vocab_size)
         state = self.token_emb(x)
         memory = self._filled(self._check_memory(memory, state))
         past = memory.states
@@ -397,8 +397,8 @@ def _newest(past: Tensor, x: Tensor, slots: int) -> Tensor:
 
 def _document_mask(memory: HiddenMemory, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> _DocumentMask | None:
     """None if all slots and tokens are real ones of one document, the usual case."""
-    check_flags("mask", mask, x.shape)
-    check_flags("reset", reset, x.shape)
+    check_flags("mask", mask, x.shape, x.device)
+    check_flags("reset", reset, x.shape, x.device)
     if mask is None and reset is None and memory.visible is None:
         return None
     slots = memory.states.shape[2]

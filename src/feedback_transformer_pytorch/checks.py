@@ -28,7 +28,7 @@ def check_context(
     else:
         _check_context(x, context, config.context_dim)
     batch, count = (context.keys[0] if isinstance(context, ContextKeysValues) else context).shape[:2]
-    check_flags("context_mask", mask, (batch, count))
+    check_flags("context_mask", mask, (batch, count), x.device)
 
 
 def _check_context(x: Tensor, context: Tensor, width: int) -> None:
@@ -70,13 +70,15 @@ def check_tokens(x: Tensor, num_tokens: int) -> None:
         raise InputError(f"x holds token {low if low < 0 else high}; tokens must be in [0, num_tokens={num_tokens})")
 
 
-def check_flags(name: str, flags: Tensor | None, shape: Sequence[int]) -> None:
-    """Raises InputError unless the argument is None or a tensor of truth values of this shape."""
+def check_flags(name: str, flags: Tensor | None, shape: Sequence[int], device: torch.device) -> None:
+    """Raises InputError unless the argument is None or a tensor of truth values of this shape on this device."""
     if flags is None:
         return
     check_kind(name, flags, Tensor, f"a tensor, torch.bool {tuple(shape)}")
     if flags.shape != tuple(shape) or flags.dtype != torch.bool:
         raise InputError(f"{name} is {flags.dtype} {tuple(flags.shape)}; it must be torch.bool {tuple(shape)}")
+    if flags.device != device:
+        raise InputError(f"{name} is on {flags.device}, the input on {device}; move one of them")
 
 
 def check_kind(name: str, value: object, kind: type, expected: str) -> None:

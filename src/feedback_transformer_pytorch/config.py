@@ -177,6 +177,12 @@ class FeedbackConfig:
         return dataclasses.asdict(self)
 
     @property
+    def vocab_size(self) -> int:
+        """Number of tokens V, of a model that has them."""
+        assert self.num_tokens is not None
+        return self.num_tokens
+
+    @property
     def kv_dim(self) -> int:
         """Width of a key or value, G*E."""
         assert self.kv_heads is not None

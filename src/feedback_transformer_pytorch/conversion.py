@@ -260,7 +260,7 @@ def official_config(hyperparameters: Mapping[str, str]) -> FeedbackConfig:
             config["span_ramp"] = float(given["adapt_span_len"])
             config["span_init"] = float(given["adapt_span_init"])
             config["span_trim"] = int(given["adapt_span_trim_step"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"the authors' hyperparameters lack one, or have one that is no number: {error}") from None
     return FeedbackConfig.from_dict(
         config

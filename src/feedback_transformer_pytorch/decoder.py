@@ -125,7 +125,7 @@ class FeedbackDecoder(nn.Module):
         check_context(x, context, context_mask, self.config)
         past = self.start(memory, x)
         alignment = None
-        if mask is not None or reset is not None or past.lengths is not None:
+        if (mask is not None or reset is not None or past.lengths is not None) and x.shape[0]:
             alignment = self._align(x, past, mask, reset)
         walked = self._walk(
             WalkRequest(
@@ -148,9 +148,9 @@ class FeedbackDecoder(nn.Module):
     def _check_type(self, x: Tensor) -> None:
         if torch.is_autocast_enabled(x.device.type) or any(p.dtype == x.dtype for p in self.stack.parameters()):
             return
-        raise InputError(
-            f"x is {x.dtype}, and the model's parameters are {next(self.stack.parameters()).dtype}; give both the same"
-        )
+        parameter = next(self.stack.parameters(), self.stack.layer_weight)  # a replica of nn.DataParallel lists none
+        if parameter.dtype != x.dtype:
+            raise InputError(f"x is {x.dtype}, and the model's parameters are {parameter.dtype}; give both the same")
 
     def _walk(self, request: WalkRequest) -> Walked:
         if self._implementation == "stepwise":
@@ -217,8 +217,8 @@ class FeedbackDecoder(nn.Module):
         return newest_of_rows(stored, ends, lengths, blank, config.mem_len)
 
     def _align(self, x: Tensor, past: AnyMemory, mask: Tensor | None, reset: Tensor | None) -> Alignment:
-        check_flags("mask", mask, x.shape[:2])
-        check_flags("reset", reset, x.shape[:2])
+        check_flags("mask", mask, x.shape[:2], x.device)
+        check_flags("reset", reset, x.shape[:2], x.device)
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if reset is None:

@@ -137,7 +137,7 @@ def _recurrence(config: FeedbackConfig, training: bool) -> _Recurrence:
     return _recurrences[key]
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _provide(key: str, fields: tuple[Any, ...], training: bool) -> bool:
     """Puts a recurrence into `_recurrences` unless it is there."""
     if key not in _recurrences:

@@ -143,7 +143,7 @@ def as_memory(memory: Any, like: Tensor, config: FeedbackConfig) -> AnyMemory:
         _check_lengths(lengths, like)
     newest_slots = slice(max(0, tensors[0].shape[1] - config.mem_len), None)
     if lengths is not None:
-        lengths = lengths.clamp(0, min(tensors[0].shape[1], config.mem_len))
+        lengths = lengths.long().clamp(0, min(tensors[0].shape[1], config.mem_len))
     return memory_of([tensor[:, newest_slots].to(dtype) for tensor in tensors], lengths)
 
 

@@ -109,14 +109,21 @@ class FeedbackTransformer(nn.Module):
         """Changes hyperparameters on which no parameter's shape depends.
 
         Raises:
-            InputError: the model's adaptive spans are parts of `mem_len`.
+            InputError: the model's adaptive spans are parts of `mem_len`, or its position has too few vectors.
         """
         if self.config.adaptive_span and changes.get("mem_len", self.config.mem_len) != self.config.mem_len:
             raise InputError(
                 f"mem_len is {self.config.mem_len} and cannot be set to {changes['mem_len']}: adaptive spans are parts "
                 "of it; build a model with the other mem_len and scale the spans' ratios"
             )
-        self.config = dataclasses.replace(self.config, **changes)
+        changed = dataclasses.replace(self.config, **changes)
+        known = getattr(self.decoder.stack.position, "longest", None)
+        if known is not None and changed.mem_len + changed.seq_len > known:
+            raise InputError(
+                f"mem_len + seq_len cannot be set to {changed.mem_len} + {changed.seq_len}: position "
+                f"{changed.position!r} has vectors for {known} distances, those of the model as it was built"
+            )
+        self.config = changed
         self.decoder.config = self.decoder.stack.config = dataclasses.replace(self.decoder.config, **changes)
 
     @classmethod
@@ -206,7 +213,7 @@ class FeedbackTransformer(nn.Module):
         Raises:
             InputError: a token is out of range, or a shape, type or device does not fit.
         """
-        check_tokens(x, self.token_emb.num_embeddings)
+        check_tokens(x, self.config.vocab_size)
         found = self.decoder(
             self.token_emb(x),
             memory,

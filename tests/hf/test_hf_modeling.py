@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,24 @@ def test_packed_documents_do_not_see_each_other(model: FeedbackTransformerForCau
         torch.testing.assert_close(mode(x, position_ids=positions).logits, torch.cat(alone, 1), atol=1e-12, rtol=0)
     with pytest.raises(InputError, match="several documents in a row, which no cache can hold"):
         model(x, position_ids=positions, use_cache=True)
+
+
+def test_a_long_document_does_not_pad_the_short_ones(
+    model: FeedbackTransformerForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [40, *[2] * 30, 1, 5, 7]
+    x = torch.randint(0, 11, (1, sum(lengths)))
+    read, plain = [], type(model.model.decoder).forward
+
+    def noted(decoder: Any, embeddings: torch.Tensor, *arguments: Any, **others: Any) -> Any:
+        read.append(embeddings.shape[:2].numel())
+        return plain(decoder, embeddings, *arguments, **others)
+
+    alone = torch.cat([model(part).logits for part in x.split(lengths, dim=1)], 1)
+    monkeypatch.setattr(type(model.model.decoder), "forward", noted)
+    found = model(x, position_ids=torch.cat([torch.arange(n) for n in lengths])[None]).logits
+    torch.testing.assert_close(found, alone, atol=1e-12, rtol=0)
+    assert sum(read) < 3 * x.shape[1]
 
 
 def test_packed_rows_have_documents_of_their_own(model: FeedbackTransformerForCausalLM) -> None:

@@ -259,7 +259,9 @@ def test_a_copy_goes_its_own_way(model: FeedbackTransformerForCausalLM) -> None:
     past = FeedbackCache()
     for part in x[:, :15].split(1, dim=1):
         model(part, past_key_values=past)
+    walk = past._walk
     other = copy.deepcopy(past)
+    assert past._walk is walk is not None
     for part in x[:, 15:].split(1, dim=1):
         found = model(part, past_key_values=other).logits
         model(1 + part % 9, past_key_values=past)

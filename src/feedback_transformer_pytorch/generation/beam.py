@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,10 @@ def beam_search(
     stopping, prompts = Stopping(stop, end_of_text), Prompts.of(prompt, prompt_mask)
     for name, value in (("max_new_tokens", max_new_tokens), ("beams", beams)):
         check_count(name, value, 1)
-    if not 1 <= num_return <= beams:
+    check_count("num_return", num_return, 1)
+    if not math.isfinite(length_penalty):
+        raise InputError(f"length_penalty is {length_penalty}; it must be finite")
+    if num_return > beams:
         raise InputError(f"num_return is {num_return}; it must be from 1 to beams={beams}")
     check_rows(len(prompts.lengths), memory, context, context_mask)
     search, found = _Search(max_new_tokens, beams, num_return, length_penalty, stopping), []

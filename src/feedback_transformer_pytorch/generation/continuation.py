@@ -42,9 +42,18 @@ class ContinuationState:
     random: Tensor
 
     def generators(self, device: torch.device) -> Generators:
-        """New random generators in the saved states."""
+        """New random generators in the saved states.
+
+        Raises:
+            InputError: they were saved on another kind of device.
+        """
         found = [torch.Generator(device) for _ in self.random]
         for generator, state in zip(found, self.random, strict=True):
+            if state.shape != generator.get_state().shape:
+                raise InputError(
+                    f"the state's random numbers are of another kind of device than {device}; give a generator, which "
+                    "takes their place"
+                )
             generator.set_state(state.clone())
         return None if not found else found[0] if len(found) == 1 else found
 
@@ -176,11 +185,13 @@ def generate(
         check_kind("state", state, ContinuationState, "the attribute `state` of what `generate` returned")
         if memory is not None:
             raise InputError("memory is given with a state, which has one; leave out one of them")
+        if prompt is None and prompt_mask is not None:
+            raise InputError("prompt_mask is given without a prompt; leave it out")
         state = state if prompt is None else _with_prompt(state, Prompts.of(prompt, prompt_mask))
         unread = state.unread
         if generator is None:
             generator = state.generators(unread.device)
-        _check_generators(generator, len(unread))
+        _check_generators(generator, len(unread), unread.device)
 
         def go_on() -> tuple[RowsReader, Tensor]:
             reader = RowsReader.resume(model, state.readers, context, context_mask)
@@ -190,12 +201,12 @@ def generate(
     if prompt is None:
         raise InputError("prompt is missing; give one, or a state to go on from")
     prompts = Prompts.of(prompt, prompt_mask)
-    _check_generators(generator, len(prompts.lengths))
+    _check_generators(generator, len(prompts.lengths), prompts.tokens.device)
 
     def start() -> tuple[RowsReader, Tensor]:
         return RowsReader.start(model, prompts, memory, context, context_mask)
 
-    seen = _seen(prompts, model.token_emb.num_embeddings)
+    seen = _seen(prompts, model.config.vocab_size)
     return Continuation(start, seen, prompts.lengths, max_new_tokens, sampling, stopping, generator)
 
 
@@ -223,8 +234,10 @@ def _seen(prompts: Prompts, num_tokens: int) -> Tensor:
     return seen.scatter(1, tokens, True)
 
 
-def _check_generators(generator: Generators, rows: int) -> None:
+def _check_generators(generator: Generators, rows: int, device: torch.device) -> None:
     for given in generator if isinstance(generator, Sequence) else () if generator is None else (generator,):
         check_kind("generator", given, torch.Generator, "a torch.Generator, or a list with one for each row")
+        if given.device.type != device.type:
+            raise InputError(f"generator is on {given.device}, the tokens on {device}; give one on the same device")
     if isinstance(generator, Sequence) and len(generator) != rows:
         raise InputError(f"generator has {len(generator)} random generators for {rows} rows; give one for each, or one")

@@ -42,7 +42,7 @@ class Prompts(NamedTuple):
                 raise InputError(f"prompt is {tuple(prompt.shape)}; it must be (batch >= 1, n >= 1), or a list of rows")
             if mask is None:
                 return cls(prompt, torch.full((len(prompt),), prompt.shape[1], device=prompt.device))
-            check_flags("prompt_mask", mask, prompt.shape)
+            check_flags("prompt_mask", mask, prompt.shape, prompt.device)
             rows = [row[real] for row, real in zip(prompt, mask, strict=True)]
         else:
             if not isinstance(prompt, Sequence) or not all(isinstance(row, Tensor) for row in prompt):

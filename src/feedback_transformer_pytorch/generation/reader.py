@@ -145,14 +145,14 @@ class Reader:
             part.split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1) for part in (tokens[:, :whole], mask[:, :whole])
         ]
         self._keys_values = None
-        for part, real in zip(*parts, strict=True):
+        for part, real in zip(*parts, strict=True) if whole else ():
             logits, self._memory = self.model(part, self._memory, return_memory=True, mask=real, **self._context)
         return logits[:, -1] if whole == time else self.read(tokens[:, whole:])
 
     def _logits(self, tokens: Tensor, whole: int) -> Tensor:
         """The logits (B, V) after tokens, of which the first `whole` enter the memory."""
         if isinstance(self.model, FeedbackTransformer) and _is_plain(self.model):
-            check_tokens(tokens, self.model.token_emb.num_embeddings)
+            check_tokens(tokens, self.model.config.vocab_size)
             x = self.model.token_emb(tokens)
             self._project_context(self.model, x)
             if self._walk is None:

@@ -12,7 +12,8 @@ from transformers import Cache
 
 from ..decoder import FeedbackDecoder
 from ..errors import InputError
-from .reading import Progress, join_masks, read_on, select_rows
+from ..recurrence import select_rows
+from .reading import Progress, join_masks, read_on
 from .token_walk import TokenWalk
 
 # How many of the newest tokens can be removed while the past is recorded, or those of the last call, if they are more.
@@ -123,8 +124,8 @@ class FeedbackCache(Cache):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: no walk, which is of this process and of one model."""
-        self._end_walk()
-        return self.__dict__
+        progress = self._progress if self._walk is None else self._walk.progress
+        return {**self.__dict__, "_walk": None, "_progress": progress, "_pieces": list(self._pieces)}
 
     def _record(self, x: Tensor, mask: Tensor | None) -> None:
         if self._pieces and self._pieces[-1].x.shape[1] < PIECE:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..decoder import FeedbackDecoder
 from ..memory import AnyMemory
+from ..recurrence import select_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,8 @@ def read_whole(decoder: FeedbackDecoder, x: Tensor, mask: Tensor | None) -> Tens
 def read_documents(decoder: FeedbackDecoder, x: Tensor, starts: Tensor) -> Tensor:
     """Rows of several documents each, which are read side by side, each from its start.
 
+    Those whose lengths have the same power of two above them are read together, so padding at most doubles the tokens.
+
     Args:
         x: (B, T, D), embeddings.
         starts: (B, T) bool, True where a document starts, as it does at the start of each row.
@@ -75,13 +78,31 @@ def read_documents(decoder: FeedbackDecoder, x: Tensor, starts: Tensor) -> Tenso
     """
     first = starts.flatten().nonzero()[:, 0]
     document = starts.flatten().cumsum(0) - 1
+    place = torch.arange(starts.numel(), device=x.device) - first[document]
     lengths = torch.diff(first, append=first.new_tensor([starts.numel()]))
+    size = lengths.log2().ceil()[document]
+    read, parts = [], []
+    for one in size.unique():
+        tokens = (size == one).nonzero()[:, 0]
+        read.append(tokens)
+        parts.append(_read_side_by_side(decoder, x.flatten(0, 1)[tokens], document[tokens], place[tokens]))
+    return torch.cat(parts)[torch.cat(read).argsort()].view_as(x)
+
+
+def _read_side_by_side(decoder: FeedbackDecoder, x: Tensor, document: Tensor, place: Tensor) -> Tensor:
+    """States (N, D) of documents.
+
+    Args:
+        x: (N, D), embeddings.
+        document: (N,), a number for each document; its tokens follow each other.
+        place: (N,), of each token in its document.
+    """
+    _, row, lengths = document.unique_consecutive(return_inverse=True, return_counts=True)
     longest = int(lengths.max())
-    places = document * longest + torch.arange(starts.numel(), device=x.device) - first[document]
-    apart = x.new_zeros(len(first) * longest, x.shape[2]).index_copy(0, places, x.flatten(0, 1))
+    at = row * longest + place
+    apart = x.new_zeros(len(lengths) * longest, x.shape[1]).index_copy(0, at, x).unflatten(0, (-1, longest))
     mask = torch.arange(longest, device=x.device) < lengths[:, None]
-    states = read_whole(decoder, apart.unflatten(0, (-1, longest)), None if bool(mask.all()) else mask)
-    return states.flatten(0, 1)[places].view_as(x)
+    return read_whole(decoder, apart, None if bool(mask.all()) else mask).flatten(0, 1)[at]
 
 
 def read_on(
@@ -166,8 +187,3 @@ def join_masks(x: Tensor, x_mask: Tensor | None, y: Tensor, y_mask: Tensor | Non
         return None
     pairs = ((x, x_mask), (y, y_mask))
     return torch.cat([t.new_ones(t.shape[:2], dtype=torch.bool) if m is None else m for t, m in pairs], dim=1)
-
-
-def select_rows(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
-    """The rows (B',) of a tensor, or None."""
-    return None if tensor is None else tensor.index_select(0, rows)

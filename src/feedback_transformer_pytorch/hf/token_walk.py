@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..decoder import FeedbackDecoder
 from ..generation.steps import is_plain_decoder, start_walk, walk_segments
-from ..recurrence import Incremental, adapter_settings, is_called_plainly
-from .reading import Progress, select_rows
+from ..recurrence import Incremental, adapter_settings, is_called_plainly, select_rows
+from .reading import Progress
 
 # Tokens of the longest piece. A longer one is worth a walk of its own, which sets up its buffers for it.
 LONGEST = 16

@@ -7,6 +7,7 @@ modules are those that the configuration builds: this is what is compared, modul
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Hashable, Iterator
@@ -49,7 +50,7 @@ def difference_from_configuration(stack: Stack, x: Tensor) -> str | None:
     """What a stack has that its configuration does not build, as half a sentence; None for nothing."""
     if _global_hooks():
         return "a global module hook is registered"
-    expected = _expected(stack.config)
+    expected = _expected(stack.config, _distances(stack))
     modules = dict(stack.named_modules(remove_duplicate=False))
     if modules.keys() != expected.keys():
         names = ", ".join(sorted(modules.keys() ^ expected.keys()))
@@ -96,11 +97,18 @@ def without_numbers() -> Iterator[None]:
         yield
 
 
+def _distances(stack: Stack) -> int:
+    """For how many distances the stack's position was made; mem_len and seq_len may have been set to less since."""
+    least = stack.config.mem_len + stack.config.seq_len
+    return max(least, getattr(stack.position, "longest", None) or least)
+
+
 @lru_cache(maxsize=16)
-def _expected(config: FeedbackConfig) -> dict[str, _Expected]:
+def _expected(config: FeedbackConfig, distances: int) -> dict[str, _Expected]:
     """The modules of a stack, by their names."""
     with without_numbers():
-        stack = Stack(config)
+        stack = Stack(dataclasses.replace(config, mem_len=distances - config.seq_len))
+        stack.config = config
     return {
         name: _Expected(
             type(module),

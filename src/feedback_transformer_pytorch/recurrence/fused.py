@@ -18,6 +18,7 @@ from .engine.forward import forward
 from .engine.walk import INPUTS, Walk, WalkSpec, inputs_of
 from .layout.plan import Plan
 from .layout.precision import Precision, choose_precision
+from .random_numbers import generator_of, restored
 from .request import Walked, WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
@@ -133,7 +134,7 @@ class _Fused(torch.autograd.Function):
         walk = Walk(call.spec, call.named(flat))
         x, segments = walk.x, layout.plan.segments
         masks = layout.empty(layout.masks, segments, x)
-        ctx.rng = _rng_state(x.device) if masks else None
+        ctx.rng = generator_of(x.device).get_state() if masks else None
         values = masks
         if not call.recompute or call.spec.attention:
             values = layout.empty(layout.saved, segments, x) | masks
@@ -197,20 +198,12 @@ def _differentiable(
     return dict(zip(asked, found, strict=True))
 
 
-def _rng_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
 @contextlib.contextmanager
 def _replayed(rng: Tensor | None, device: torch.device) -> Iterator[None]:
     """Draws the same random numbers as when `rng` was taken; None changes nothing."""
     if rng is None:
         yield
         return
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):
-        if on_gpu:
-            torch.cuda.set_rng_state(rng, device)
-        else:
-            torch.set_rng_state(rng)
+    with restored(device) as generator:
+        generator.set_state(rng)
         yield

@@ -37,6 +37,7 @@ from .engine.walk import Walk, WalkSpec, inputs_of
 from .fused import Prepared, prepare
 from .layout.buffer import MemoryBuffer
 from .layout.tape import Values
+from .random_numbers import restored
 from .request import Walked, WalkRequest
 from .stack import Stack
 from .stepwise import stepwise
@@ -392,6 +393,6 @@ def _seeded(seed: Tensor | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(seed))
+    with restored(device) as generator:
+        generator.manual_seed(int(seed))
         yield

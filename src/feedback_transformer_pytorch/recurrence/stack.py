@@ -72,7 +72,7 @@ class Stack(nn.Module):
         """The layers, as what they are."""
         return cast(list[Block], list(self.layers))
 
-    @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def untraced(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives for this stack and arguments that are no tensors: a constant, where torch traces."""
         return function(self, *arguments)

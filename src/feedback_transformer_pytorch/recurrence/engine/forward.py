@@ -13,14 +13,14 @@ from .protocols import ForwardSteps
 from .walk import Walk
 
 
-def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, values: Values | None) -> Walked:
+def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, values: Values) -> Walked:
     """Walks forward.
 
     Args:
         make_steps: what walks the steps.
         states: (L+1, T*B, D), written with the input of every layer and the top; None to save nothing. The result can
             have the states of all layers only with them, and attention only with what is saved of it.
-        values: written: what is saved, and dropout masks; or masks alone; or None.
+        values: written: what is saved, and dropout masks; or masks alone.
     """
     plan, x = walk.plan, walk.x
     segments, rows = plan.segments, plan.to_rows(x)
@@ -31,7 +31,7 @@ def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, v
         states[0].copy_(rows)
         tops = states[-1]
         places = list(states.split(plan.row_counts, dim=1))
-    masks = {name: value for name, value in (values or {}).items() if name in walk.layout.masks}
+    masks = {name: value for name, value in values.items() if name in walk.layout.masks}
     steps = make_steps(walk, states, values)
     for segment, state, step_masks in zip(segments, places, walk.layout.steps(segments, masks), strict=True):
         walk.draw(segment, step_masks)
@@ -49,11 +49,11 @@ def forward(walk: Walk, make_steps: type[ForwardSteps], states: Tensor | None, v
     return Walked(top, *walk.buffer.all_keys_values(walk.spec.out_dtype), None, attention, all_states)
 
 
-def _attention(walk: Walk, values: Values | None) -> Tensor:
+def _attention(walk: Walk, values: Values) -> Tensor:
     """(B, L, H, T, carried + T), from what was saved."""
     plan, config = walk.plan, walk.config
     (ops,) = (stage.ops for stage in walk.stages if isinstance(stage.ops, AttentionOps))
-    probabilities = None if values is None else values["attention.probabilities"]
+    probabilities = values["attention.probabilities"]
     assert probabilities is not None
     record = AttentionRecord(config, walk.x, plan.carried)
     for segment, weights in zip(plan.segments, ops.weights(plan.segments, probabilities), strict=True):

@@ -114,7 +114,7 @@ class Walk:
             needs_grad: the names of those whose gradients are needed.
             buffer: the memory buffer that a forward walk left; None for a fresh one.
         """
-        self.spec, self.layout, self.needs_grad = spec, spec.layout, needs_grad
+        self.spec, self.layout = spec, spec.layout
         self.config, self.plan, precision = self.layout.config, self.layout.plan, self.layout.precision
         x, keys, values = (tensors[name] for name in INPUTS[:3])
         assert x is not None
@@ -134,7 +134,7 @@ class Walk:
         self.wide = torch.promote_types(precision.attention, torch.float32)
         self._set_up_terms(precision)
         self._set_up_memory(precision, buffer)
-        self.stages = [self._stage(number, name) for number, (name, _) in enumerate(spec.stack.blocks[0].sublayers())]
+        self.stages = [self._stage(name) for name, _ in spec.stack.blocks[0].sublayers()]
 
     def _set_up_terms(self, precision: Precision) -> None:
         self.biases = [term for term in self.derived.terms if isinstance(term, DistanceBias)]
@@ -176,7 +176,7 @@ class Walk:
         if self.config.memory_norm != "none":
             self.memory_norm = Norm.plain(self.x, self.config.dim, memory_eps(self.spec.stack))
 
-    def _stage(self, number: int, name: str) -> Residual:
+    def _stage(self, name: str) -> Residual:
         """One sub-layer in all layers."""
         blocks, config = self.spec.stack.blocks, self.config
         modules: list[Any] = [dict(block.sublayers())[name] for block in blocks]
@@ -189,7 +189,7 @@ class Walk:
             else self.parameters.norm(f"{path}.norm", module.norm.eps)
             for module, path in zip(modules, names, strict=True)
         ]
-        return Residual(ops, norms, config.norm, self.layout.precision.products, number)
+        return Residual(ops, norms, config.norm, self.layout.precision.products)
 
     def empty_states(self) -> Tensor:
         """(L+1, T*B, D), unwritten: for the input of every layer and the top."""

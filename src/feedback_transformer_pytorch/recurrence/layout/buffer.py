@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...layers.attention import masked_score
-from ...memory import AnyMemory, memory_of
 from ...position import POSITIONS
 from ...segments import Visibility
 from ..mask import AttentionMask, attention_mask
@@ -268,13 +267,6 @@ class MemoryBuffer:
         for rows, half in zip((keys, values), halves, strict=True):
             rows.view(half.shape).copy_(half)
         return keys, values
-
-    def memory(self, count: int, states: Tensor | None, dtype: torch.dtype) -> AnyMemory:
-        """The memory after the first `count` tokens, with all slots; `states` (B, carried, D) are those carried, if any
-        are."""
-        if states is None or self.stored is None:
-            return memory_of(list(self.all_keys_values(dtype, self._layout.plan.carried + count)))
-        return memory_of([torch.cat([states, self._layout.plan.from_rows(self.stored)[:, :count]], dim=1)])
 
     def add_bias_gradient(self, segment: Segment, grad_scores: Tensor, out: Tensor) -> None:
         """Adds to `out` (H, M+S) what a segment's gradients of the scores (L, BG, Q, n + local) give its biases."""

@@ -41,7 +41,7 @@ def choose_precision(x: Tensor) -> tuple[torch.dtype, Precision]:
         return dtype, Precision._make([dtype] * len(Precision._fields))
     # On a CPU, batched products of few rows are slow in bf16, and products with parameters too where it lacks the
     # instructions; float32 is then faster. Weights and memory are still what autocast makes of them.
-    products = dtype if has_bf16() else torch.float32
+    products = dtype if dtype == torch.bfloat16 and has_bf16() else torch.float32
     precision = Precision(
         products=products,
         inputs=products,

@@ -104,12 +104,10 @@ class PreparedNorm(NamedTuple):
 class Residual:
     """A sub-layer with its norm and its residual connection: x + f(norm(x)), or norm(x + f(x))."""
 
-    def __init__(
-        self, ops: SublayerOps, norms: list[Norm], placement: NormPlacement, dtype: torch.dtype, number: int
-    ) -> None:
-        """Sets up; `dtype` is that of products with parameters, `number` that of the sub-layer in its block."""
+    def __init__(self, ops: SublayerOps, norms: list[Norm], placement: NormPlacement, dtype: torch.dtype) -> None:
+        """Sets up; `dtype` is that of products with parameters."""
         self.ops, self.norms, self.name = ops, norms, ops.name
-        self._pre, self._dtype, self._number = placement == "pre", dtype, number
+        self._pre, self._dtype = placement == "pre", dtype
         self._workspace = Workspace()
         self.prepared: list[PreparedNorm] = []
 
