@@ -35,6 +35,8 @@ How to read the tables:
   That is the one with the lowest loss in validation or, where sequences grow, with the longest sequences, and of
   those the lowest loss. Nothing else was chosen for each model: clipping and warm-up are the defaults of `train`,
   which were chosen for Feedback.
+- **Rows with an asterisk** are additional. `make experiments` leaves them out, so that it ends within eight hours of
+  two cores; with TABLE/ROW it runs them.
 - **Times** are CPU times on one core and include validation. The Transformers run on torch operations, and most
   Feedback models on a compiled kernel, so a small Feedback model can take less time than a Transformer. The table of
   speed in the main README compares other shapes, with another position, on two cores.
@@ -81,7 +83,8 @@ def made() -> dict[Path, bytes]:
         machines = dict.fromkeys(machine for result in results.values() for machine in result.machines)
         section.append(f"Measured on {'; '.join(machines)}.")
         sections.append("\n\n".join(section) + "\n")
-    head = f"{HEAD}\nAll tables together took {hours(known.values())}.\n"
+    rest = [result for result in known.values() if not result.row.additional]
+    head = f"{HEAD}\nAll rows together took {hours(known.values())}; those without an asterisk {hours(rest)}.\n"
     readme = with_tables(MAIN_README.read_text(encoding="utf-8"), {"results": lambda: overview(known, names)})
     return {HERE / "README.md": "\n".join([head, *sections]).encode(), MAIN_README: readme.encode(), **files}
 
@@ -127,7 +130,7 @@ def written(title: str, results: Sequence[Result], columns: Sequence[dict[str, A
     head = ["model", *(column["name"] for column in columns), "learning rate", "seeds"]
     lines = [
         [
-            result.row.label,
+            f"{result.row.label} *" if result.row.additional else result.row.label,
             *(cell(column, result) for column in columns),
             f"{result.found['lr']:g}",
             str(len(result.runs)),

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 TABLE = "table.yaml"  # what the rows of a folder share
 SAVING = {"cache", "strategy", "checkpoint_every", "checkpoint_minutes", "keep", "trackers"}  # options of no effect
-FIELDS = {"label", "group", "seeds", "lr", "test", "windows", "options"}
+FIELDS = {"label", "group", "additional", "seeds", "lr", "test", "windows", "options"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Row:
         name: the name of the file.
         label: its name in the table.
         group: the part of the table that it belongs to.
+        additional: whether it is run only if it is named.
         seeds: of the runs.
         lr: highest learning rates to choose from, on the first seed.
         test: see `testing.py`.
@@ -41,6 +42,7 @@ class Row:
     name: str
     label: str
     group: str
+    additional: bool
     seeds: list[int]
     lr: list[float]
     test: dict[str, Any]
@@ -121,7 +123,15 @@ def _row(table: str, of_table: dict[str, Any], path: Path) -> Row:
     }
     merged["test"] = {**merged["test"], **test}
     options = {**of_table.get("options", {}), **groups[group].get("options", {}), **own.get("options", {})}
-    return Row(table=table, name=path.stem, label=own["label"], group=group, options=options, **merged)
+    return Row(
+        table=table,
+        name=path.stem,
+        label=own["label"],
+        group=group,
+        additional=own.get("additional", False),
+        options=options,
+        **merged,
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -109,14 +109,14 @@ def run_alone(row: Row, runs: Path) -> None:
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
-    """The rows that the names stand for; all without names."""
+    """The rows that the names stand for; without names, all. Additional rows are left out unless they are named."""
     found = []
     for name in names or tables():
         table, _, row_name = name.partition("/")
         matching = [row for row in rows(table) if row_name in ("", row.name)] if table in tables() else []
         if not matching:
             raise SystemExit(f"there is no {name!r}; the tables are {', '.join(tables())}")
-        found += [row for row in matching if row not in found]
+        found += [row for row in matching if row not in found and not (row.additional and row_name == "")]
     return found
 
 

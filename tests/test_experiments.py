@@ -194,7 +194,9 @@ def test_names_choose_tables_and_rows() -> None:
     name = f"{ROWS[0].table}/{ROWS[0].name}"
     assert [row.name for row in run.chosen([name])] == [ROWS[0].name]
     assert run.chosen([ROWS[0].table, name]) == run.chosen([ROWS[0].table])
-    assert len(run.chosen([])) == len(ROWS)
+    additional = [row for row in ROWS if row.additional]
+    assert [row for row in ROWS if row not in run.chosen([])] == additional != []
+    assert run.chosen([f"{additional[0].table}/{additional[0].name}"]) == additional[:1]
     with pytest.raises(SystemExit, match="there is no 'x'"):
         run.chosen(["x"])
 

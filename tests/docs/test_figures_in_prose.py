@@ -47,6 +47,15 @@ def test_the_limits_in_the_readme() -> None:
     assert f"repeating the last assigned value gets {100 * rules.last_assigned('algorithmic-3'):.1f}" in text
 
 
+def test_how_far_the_transformers_in_the_readme_got() -> None:
+    text = read(ROOT / "README.md")
+    (shown,) = re.findall(r"the Transformers shown got to (\d+), (\d+) and (\d+) tokens", text)
+    for group, name, count in zip(("A5", "S5", "arithmetic modulo 5"), ("a5", "s5", "mod5"), shown, strict=True):
+        (depth,) = re.findall(rf"\| {group}, at 32 and at 512 \|.*\(L (\d)\) \|\n", (ROOT / "README.md").read_text())
+        lengths = result(f"state-tracking/{name}-transformer-{depth}").values({"show": "block_len"})
+        assert median(lengths) == int(count)
+
+
 def test_the_memory_lengths_on_the_page_of_settings() -> None:
     text = (SITE / "settings.md").read_text(encoding="utf-8")
     for title, task in (("parity", "z2"), ("arithmetic modulo 5", "mod5")):
