@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from cases import Case, cases, definition
 from feedback_transformer_pytorch import FeedbackConfig, InputError, generate
+from feedback_transformer_pytorch.config import Carry
 from feedback_transformer_pytorch.generation import Reader, Sampling
 
 CASE = Case(FeedbackConfig(num_tokens=11, dim=8, depth=2, mem_len=4, seq_len=3, heads=2, dim_head=4), 2, 8, 0, 0)
@@ -36,6 +38,17 @@ def test_greedy_is_the_argmax_of_the_whole_text() -> None:
     for n in range(8, 17):
         whole = torch.nn.functional.pad(text[:, :n], (0, -n % 3))
         assert torch.equal(model(whole)[:, n - 1].argmax(-1), text[:, n])
+
+
+@pytest.mark.parametrize("carry", ["keys", "state"])
+def test_generation_may_change_between_inference_mode_and_none(carry: Carry) -> None:
+    model = dataclasses.replace(CASE, config=dataclasses.replace(CASE.config, carry=carry)).model()
+    expected = list(generate(model, CASE.tokens(), max_new_tokens=24, temperature=0))
+    going, found = generate(model, CASE.tokens(), max_new_tokens=24, temperature=0), []
+    for number in range(24):
+        with torch.inference_mode(number // 4 % 2 == 0):
+            found.append(next(going))
+    assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
 def test_the_same_seed_writes_the_same() -> None:

@@ -80,7 +80,7 @@ class Continuation(Iterator[Tensor]):
         self._read_first = read_first
         self._reader: RowsReader | None = None
         self._unread = lengths.new_empty(len(lengths), 0)
-        self._seen, self._lengths = seen.clone(), lengths
+        self._seen, self._lengths = seen, lengths
         self._left, self._sampling, self._stopping, self._generator = max_new_tokens, sampling, stopping, generator
         self._recent = lengths.new_empty(len(lengths), 0)
         self._ended = torch.zeros_like(lengths, dtype=torch.bool)
@@ -100,7 +100,7 @@ class Continuation(Iterator[Tensor]):
         token = self._sampling.draw(logits, self._generator, self._seen)
         self._left -= 1
         self._unread = token[:, None]
-        self._seen.scatter_(1, self._unread, True)
+        self._seen = self._seen.scatter(1, self._unread, True)
         self._lengths = self._lengths + 1
         if not self._stopping.sequences:
             return token
@@ -132,7 +132,7 @@ class Continuation(Iterator[Tensor]):
         generators = [] if given is None else [given] if isinstance(given, torch.Generator) else list(given)
         states = [generator.get_state() for generator in generators]
         random = torch.stack(states) if states else torch.empty(0, 0, dtype=torch.uint8)
-        return ContinuationState(self._reader.states, self._unread, self._seen.clone(), self._lengths, random)
+        return ContinuationState(self._reader.states, self._unread, self._seen, self._lengths, random)
 
 
 def generate(

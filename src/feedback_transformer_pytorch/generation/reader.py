@@ -85,6 +85,7 @@ class Reader:
         self._memory: Any = start.memory
         self._keys_values = start.keys_values
         self._walk: Incremental | None = None
+        self._in_inference_mode = False  # when the walk was set up
         self._context = {} if context is None and context_mask is None else _context_of(model, context, context_mask)
 
     @property
@@ -155,7 +156,12 @@ class Reader:
             check_tokens(tokens, self.model.config.vocab_size)
             x = self.model.token_emb(tokens)
             self._project_context(self.model, x)
+            if self._walk is not None and self._in_inference_mode != torch.is_inference_mode_enabled():
+                # What a walk set up in inference mode cannot be written to outside of it.
+                state, self._walk = self.state, None
+                self._memory, self._keys_values = state.memory, state.keys_values
             if self._walk is None:
+                self._in_inference_mode = torch.is_inference_mode_enabled()
                 self._walk = start_walk(self.model.decoder, x, self._memory, self._keys_values, **self._context)
             if self._walk is not None:
                 for states in walk_segments(self._walk, x, self.model.config.seq_len):
