@@ -40,7 +40,7 @@ ORDER: dict[str, list[str]] = {
         "parser",
         "cli",
     ],
-    "layers": ["sublayer", "span", "attention", "cross_attention", "feedforward"],
+    "layers": ["initialisation", "sublayer", "span", "attention", "cross_attention", "feedforward"],
     "recurrence": [
         "request",
         "stack",

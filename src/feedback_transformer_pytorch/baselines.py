@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .checks import check_flags, check_kind, check_tokens
 from .config import FeedbackConfig
 from .errors import InputError
-from .layers import FeedForward
+from .layers import FeedForward, scale_last_linears
 from .position import POSITIONS, DistanceBias, DistanceVectors, ScoreTerm, gather_rows
 
 # Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
@@ -162,10 +162,7 @@ class _WindowTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim) if config.norm == "pre" else nn.Identity()
         self.to_logits = nn.Linear(config.dim, config.num_tokens)
         if config.initialisation == "authors":
-            with torch.no_grad():
-                for name, parameter in self.layers.named_parameters():
-                    if "to_out" in name:
-                        parameter.div_((2 * config.depth) ** 0.5)
+            scale_last_linears(self.layers)
 
     @classmethod
     def from_config(cls, config: FeedbackConfig) -> Self:

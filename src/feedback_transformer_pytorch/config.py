@@ -165,7 +165,7 @@ class FeedbackConfig:
         Raises:
             InputError: a field is unknown, missing or out of range.
         """
-        reject_unknown(set(fields) - set(parameters(cls)), cls)
+        reject_unknown(set(fields) - set(hyperparameters_of(cls)), cls)
         required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         missing = [name for name in required if name not in fields]
         if missing:
@@ -183,10 +183,15 @@ class FeedbackConfig:
         return self.num_tokens
 
     @property
+    def groups(self) -> int:
+        """Key/value heads G, each of a group of query heads."""
+        assert self.kv_heads is not None  # it was filled in
+        return self.kv_heads
+
+    @property
     def kv_dim(self) -> int:
         """Width of a key or value, G*E."""
-        assert self.kv_heads is not None
-        return self.kv_heads * self.dim_head
+        return self.groups * self.dim_head
 
     @property
     def banks(self) -> int:
@@ -214,6 +219,20 @@ class FeedbackConfig:
             raise InputError(f"{name} is {value!r}; it must be {allowed}")
 
 
+# A trace notices when a value in a tuple changes, and not when an object does; so configurations enter it as tuples.
+_NAMES = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
+
+
+def fields_of(config: FeedbackConfig) -> tuple[Any, ...]:
+    """All hyperparameters, as values of which a trace notices a change."""
+    return tuple(getattr(config, name) for name in _NAMES)
+
+
+def config_of(fields: tuple[Any, ...]) -> FeedbackConfig:
+    """The configuration of which `fields_of` gave these values."""
+    return FeedbackConfig.from_dict(dict(zip(_NAMES, fields, strict=True)))
+
+
 _CHOICES: Mapping[str, Collection[str]] = {
     "position": POSITIONS,
     "feedforward": ACTIVATIONS,
@@ -230,7 +249,7 @@ def _is_dropout(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
-def parameters(config: type) -> dict[str, inspect.Parameter]:
+def hyperparameters_of(config: type) -> dict[str, inspect.Parameter]:
     """What the constructor of a configuration takes, by name."""
     return dict(inspect.signature(config).parameters)
 
@@ -241,7 +260,7 @@ def takes_hyperparameters(*, needs_tokens: bool) -> Callable[[_Class], _Class]:
 
     def decorate(cls: _Class) -> _Class:
         own = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        known = [p for p in parameters(FeedbackConfig).values() if p.name != "num_tokens" or needs_tokens]
+        known = [p for p in hyperparameters_of(FeedbackConfig).values() if p.name != "num_tokens" or needs_tokens]
         known = [p.replace(default=p.empty) if p.name == "num_tokens" else p for p in known]
         cls.__signature__ = inspect.Signature([*known, *own])  # type: ignore[attr-defined]
         return cls
@@ -253,7 +272,7 @@ def reject_unknown(names: set[str], config: type) -> None:
     """Raises InputError for the first of `names`, with the nearest field of `config`; nothing if there are none."""
     if not names:
         return
-    known = list(parameters(config))
+    known = list(hyperparameters_of(config))
     name = min(names)
     raise InputError(f"{name!r} is not a hyperparameter of the model; {hint_of(name, known)}")
 

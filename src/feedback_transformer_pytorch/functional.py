@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Mapping
 from typing import Any, Literal, overload
@@ -11,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_kind
-from .config import FeedbackConfig
+from .config import FeedbackConfig, config_of, fields_of
 from .decoder import FeedbackDecoder
 from .errors import InputError
 from .memory import AnyMemory
 from .recurrence import Walked, WalkRequest, walk_as_operator, without_numbers
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
 
 
 @overload
@@ -130,7 +127,7 @@ _recurrences: dict[str, _Recurrence] = {}
 
 
 def _recurrence(config: FeedbackConfig, training: bool) -> _Recurrence:
-    fields = tuple(getattr(config, name) for name in _FIELDS)
+    fields = fields_of(config)
     thread = 0 if torch.compiler.is_compiling() else threading.get_ident()
     key = repr((fields, training, thread))
     _provide(key, fields, training)
@@ -141,8 +138,7 @@ def _recurrence(config: FeedbackConfig, training: bool) -> _Recurrence:
 def _provide(key: str, fields: tuple[Any, ...], training: bool) -> bool:
     """Puts a recurrence into `_recurrences` unless it is there."""
     if key not in _recurrences:
-        config = FeedbackConfig.from_dict(dict(zip(_FIELDS, fields, strict=True)))
         with without_numbers():
-            recurrence = _Recurrence(config)
+            recurrence = _Recurrence(config_of(fields))
         _recurrences[key] = recurrence.train(training)
     return True

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from ..config import FeedbackConfig, parameters, reject_unknown
+from ..config import FeedbackConfig, hyperparameters_of, reject_unknown
 from ..errors import InputError
 from . import remote_code
 
@@ -64,7 +64,7 @@ class FeedbackTransformerConfig(PreTrainedConfig):
         of_transformers = {f.name for f in dataclasses.fields(PreTrainedConfig)} | _OF_TRANSFORMERS
         extra = {name: given.pop(name) for name in list(given) if name in of_transformers}
         added = {name: given.pop(name, here[name]) for name in here if name not in of_transformers}
-        reject_unknown(set(given) - set(parameters(FeedbackConfig)), FeedbackConfig)
+        reject_unknown(set(given) - set(hyperparameters_of(FeedbackConfig)), FeedbackConfig)
         config = FeedbackConfig.from_dict({**_DEFAULTS, **given})
         if config.context_dim is not None:
             raise InputError(

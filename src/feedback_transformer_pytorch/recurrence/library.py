@@ -16,7 +16,6 @@ Batch and time may be dynamic: no shape that the operators give depends on more 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autocast import autocast_dtype
-from ..config import FeedbackConfig
+from ..config import FeedbackConfig, config_of, fields_of
 from ..layers import ContextKeysValues
 from ..segments import Visibility
 from .applicability import warn_once, without_numbers
@@ -44,7 +43,6 @@ from .stepwise import stepwise
 from .substitution import with_parameters
 
 NAMESPACE = "feedback_transformer_pytorch"
-_FIELDS = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
 
 
 def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
@@ -55,8 +53,7 @@ def walk_as_operator(stack: Stack, request: WalkRequest) -> Walked:
     config, x, visibility, training = stack.config, request.x, request.visibility, stack.training
     parameters = [parameter for _, parameter in stack.named_parameters()]
     # What a trace must notice when it changes: `_described` itself is not traced.
-    fields = tuple(getattr(config, name) for name in _FIELDS)
-    spec = stack.untraced(_described, id(stack), fields, training, autocast_dtype(x))
+    spec = stack.untraced(_described, id(stack), fields_of(config), training, autocast_dtype(x))
     context = request.context
     is_empty = not torch.compiler.is_compiling() and not len(x)
     if is_empty or not spec or isinstance(context, ContextKeysValues) or any(p.dtype != x.dtype for p in parameters):
@@ -98,7 +95,7 @@ def _described(stack: Stack, _: int, fields: tuple[Any, ...], training: bool, au
         warn_once(reason)
         return ""
     eps = {name: module.eps for name, module in stack.named_modules() if isinstance(module, nn.LayerNorm)}
-    config = dict(zip(_FIELDS, fields, strict=True))
+    config = config_of(fields).to_dict()
     dtype = None if autocast is None else str(autocast).removeprefix("torch.")
     return json.dumps({"config": config, "training": training, "autocast": dtype, "eps": eps}, sort_keys=True)
 

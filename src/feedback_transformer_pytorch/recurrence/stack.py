@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FeedbackConfig
-from ..layers import Attention, ContextKeysValues, ContextView, CrossAttention, FeedForward, MemoryView, Sublayer
+from ..layers import (
+    Attention,
+    ContextKeysValues,
+    ContextView,
+    CrossAttention,
+    FeedForward,
+    MemoryView,
+    Sublayer,
+    scale_last_linears,
+)
 from ..position import POSITIONS
 
 NORM_EPS = 1e-5  # of the memory's norm without parameters, as nn.LayerNorm has it
@@ -61,11 +70,7 @@ class Stack(nn.Module):
             heads=config.heads, dim_head=config.dim_head, distances=config.mem_len + config.seq_len
         )
         if config.initialisation == "authors":
-            with torch.no_grad():
-                for block in self.blocks:
-                    for _, sublayer in block.sublayers():
-                        for parameter in cast(nn.Module, sublayer.to_out).parameters():
-                            parameter.div_((2 * config.depth) ** 0.5)
+            scale_last_linears(self.layers)
 
     @property
     def blocks(self) -> list[Block]:

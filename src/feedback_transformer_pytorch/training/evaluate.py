@@ -20,7 +20,7 @@ from .datasets.labelled import TEST_SEED, joined, sequences_of
 from .evaluation.label_counts import count_sequences, count_stream
 from .evaluation.measured import Measured
 from .evaluation.text_bits import text_bits
-from .evaluation.validation import ROWS, stream_lead
+from .evaluation.validation import ROWS, stream_lead, text_lead
 from .evaluation.xz import XzError, xz_bits_per_byte
 from .models.architectures import LanguageModel, default_device
 from .options import EvalOptions
@@ -88,7 +88,7 @@ def _of_text(run: Run, options: EvalOptions, report: Report) -> Evaluation:
         cache=cache_at(options.cache or run.options.cache),
         on_progress=report,
     )
-    lead = min(len(text.tokens) // 2, 2 * (options.mem_len or run.options.mem_len))
+    lead = min(len(text.tokens) // 2, text_lead(options.mem_len or run.options.mem_len))
     rows = _rows(run, options, len(text.tokens), lead)
     found = _measure_text(run, model, tokenizer, text, rows, lead, _progress(report, len(text.tokens)))
     xz = _xz(tokenizer.decode_bytes(text.tokens))

@@ -120,7 +120,7 @@ class _BackwardWalk:
 
     def _walk_blocks(self, blocks: list[list[Segment]]) -> None:
         walk, index = self.walk, sum(map(len, blocks))
-        queries = walk.config.heads // (walk.config.kv_heads or walk.config.heads)
+        queries = walk.config.heads // walk.config.groups
         like = walk.x.new_empty(0, dtype=self.layout.precision.attention)
         for block in reversed(blocks):
             length = block[0].length

@@ -149,7 +149,7 @@ class Walk:
             self.by_distance = self.by_distance + term.bias.detach().to(self.wide)
         self.spans: SpanOps | None = None
         if self.derived.spans is not None and self.derived.reach is not None:
-            groups = self.config.kv_heads or self.config.heads
+            groups = self.config.groups
             self.spans = SpanOps(self.derived.spans.detach(), self.derived.reach, groups, precision.attention)
 
     def _set_up_memory(self, precision: Precision, buffer: Tensor | None) -> None:

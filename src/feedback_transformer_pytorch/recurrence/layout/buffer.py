@@ -217,11 +217,11 @@ class MemoryBuffer:
         found = self._distances.get(segment.length)
         if found is None:
             distance, config = self.distance(segment), self._layout.config
-            in_group = config.heads // (config.kv_heads or config.heads)
+            in_group = config.heads // config.groups
             if distance.ndim == 2:
                 found = distance.repeat(in_group, 1)
             else:
-                found = distance.repeat(1, in_group, 1).repeat_interleave(config.kv_heads or config.heads, 0)
+                found = distance.repeat(1, in_group, 1).repeat_interleave(config.groups, 0)
             if self._counts_memory:
                 self._distances[segment.length] = found
         return found

@@ -108,7 +108,7 @@ class Layout(NamedTuple):
     @property
     def groups(self) -> int:
         """BG, batch times key/value heads."""
-        return self.plan.batch * (self.config.kv_heads or self.config.heads)
+        return self.plan.batch * self.config.groups
 
     def rows(self, segments: Iterable[Segment]) -> int:
         """How many rows some segments have."""

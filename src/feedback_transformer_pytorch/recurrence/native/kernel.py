@@ -63,7 +63,7 @@ class Kernel:
             self.forward = getattr(compiled, f"forward_{name}")
         self._transposed = transposed
         self._references: list[Any] = []
-        groups = config.kv_heads or config.heads
+        groups = config.groups
         rows = max(plan.row_counts)
         weights = (3 * config.hidden_dim + 2 * config.heads * config.dim_head) * config.dim  # of a layer
         threads = threads_for(rows * (weights + 2 * plan.slots * config.heads * config.dim_head))

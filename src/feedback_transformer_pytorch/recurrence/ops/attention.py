@@ -51,7 +51,7 @@ class AttentionOps(SublayerOps):
             grad_zero: (K*2*G*E,), what the gradients of a zero state's keys and values are added to; None for none.
         """
         config, self._grad_zero = layout.config, grad_zero
-        self._groups = config.kv_heads or config.heads
+        self._groups = config.groups
         self.to_q = [parameters.linear(f"{name}.to_q", config.dim_head**-0.5) for name in names]
         shares = config.kv == "shared"
         self._to_kv = [parameters.linear("to_kv" if shares else f"{name}.to_kv") for name in names]

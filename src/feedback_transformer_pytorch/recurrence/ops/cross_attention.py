@@ -58,7 +58,7 @@ class CrossAttentionOps(SublayerOps):
         """
         config, dtype = layout.config, parameters.precision.attention
         like = context.keys[0] if isinstance(context, ContextKeysValues) else context
-        batch, count, groups = *like.shape[:2], config.kv_heads or config.heads
+        batch, count, groups = *like.shape[:2], config.groups
         self._core = AttentionCore(batch, groups, config.heads // groups)
         self._heads, self._batch, self._groups, self._layout = config.heads, batch, groups, layout
         self._dropout, self._dtype = config.attn_dropout, parameters.precision.products

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode; its training mode is restored afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -31,9 +43,7 @@ def read_rows(
     """
     device = next(model.parameters()).device
     memory = None
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, tokens.shape[1], block_len):
             places = slice(start, min(start + block_len, tokens.shape[1]))
             keywords = {}
@@ -42,8 +52,6 @@ def read_rows(
             inputs = torch.from_numpy(tokens[:, places].astype(np.int64)).to(device)
             logits, memory = model(inputs, memory, return_memory=True, **keywords)
             yield places, logits
-    finally:
-        model.train(was_training)
 
 
 def split_rows(values: npt.NDArray[Any], *, lead: int, rows: int) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ from ..objective import Objective, objective_of
 from ..options import TrainOptions
 from .label_counts import count_sequences, count_stream
 from .measured import Measured
-from .reading import split_rows
+from .reading import evaluating, split_rows
 from .text_bits import text_bits
 from .xz import XZ_DICTIONARY, XzFigures, xz_bits_per_byte
 
@@ -54,7 +54,7 @@ class TextValidation:
         train, heldout = corpus.train.tokens, corpus.heldout.tokens[: options.eval_len]
         self.num_bytes = tokenizer.num_bytes(heldout)
         self._options, self._corpus, self._tokenizer = options, corpus, tokenizer
-        self._lead = min(len(train), 2 * options.mem_len)
+        self._lead = min(len(train), text_lead(options.mem_len))
         self._tokens = np.concatenate([train[len(train) - self._lead :], heldout])
         self._resets = _resets(corpus, self._lead, len(heldout)) if options.reset_documents else None
         self._rows = max(1, min(ROWS, len(heldout) // options.block_len))
@@ -87,36 +87,39 @@ class TextValidation:
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self._options.seed + update)
         prompt = torch.from_numpy(self._tokenizer.encode("\n").astype(np.int64))[None].to(device)
-        model.eval()
         tokens = []
-        for token in generate(
-            model, prompt, max_new_tokens=self._options.sample_len, temperature=0.8, generator=generator
-        ):
-            tokens.append(int(token))
-            check()
-        model.train()
+        with evaluating(model):
+            for token in generate(
+                model, prompt, max_new_tokens=self._options.sample_len, temperature=0.8, generator=generator
+            ):
+                tokens.append(int(token))
+                check()
         return self._tokenizer.decode(tokens)
 
 
-class SequenceValidation:
-    """Held-out sequences, each read from an empty memory."""
-
-    def __init__(self, sequences: Sequence[Labelled]) -> None:
-        self._sequences = sequences
+class LabelValidation:
+    """Held-out labels, of which there is neither a reference nor a sample."""
 
     def reference(self) -> None:
         """None: no other program is measured."""
-
-    def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
-        """Loss and metrics (see `count_sequences`)."""
-        return _figures(count_sequences(model, objective, self._sequences, lambda _: check()))
 
     def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
         """Nothing."""
         return ""
 
 
-class StreamValidation:
+class SequenceValidation(LabelValidation):
+    """Held-out sequences, each read from an empty memory."""
+
+    def __init__(self, sequences: Sequence[Labelled]) -> None:
+        self._sequences = sequences
+
+    def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
+        """Loss and metrics (see `count_sequences`)."""
+        return _figures(count_sequences(model, objective, self._sequences, lambda _: check()))
+
+
+class StreamValidation(LabelValidation):
     """The first `eval_len` positions of a held-out stream, after a lead that is read and not counted.
 
     Raises:
@@ -135,9 +138,6 @@ class StreamValidation:
                 f"its first {self._lead} have no label to validate on; give a larger --eval-len or more held-out data"
             )
 
-    def reference(self) -> None:
-        """None: no other program is measured."""
-
     def measure(self, model: LanguageModel, objective: Objective, check: Callable[[], None]) -> dict[str, float]:
         """Loss and metrics (see `count_stream`)."""
         found = count_stream(
@@ -151,9 +151,10 @@ class StreamValidation:
         )
         return _figures(found)
 
-    def sample(self, model: LanguageModel, update: int, check: Callable[[], None]) -> str:
-        """Nothing."""
-        return ""
+
+def text_lead(mem_len: int) -> int:
+    """How many tokens of a text to read before a part of it."""
+    return 2 * mem_len
 
 
 def stream_lead(mem_len: int) -> int:
