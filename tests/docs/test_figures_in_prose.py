@@ -44,6 +44,9 @@ def test_the_limits_in_the_readme() -> None:
     assert int(limits[0]) == round(at_512("z2-feedback-1"))
     rows_of_both = ("s5-feedback-2", "mod5-feedback-1", "mod5-feedback-2")
     assert [at_512(name) for name in rows_of_both] == pytest.approx([int(limits[1])] * 3, abs=1.5)
+    (short,) = re.findall(r"With M 8, parity and modulo 5 stay above 90 %, and S5 does not \((\d+) %\)", text)
+    assert int(short) == round(at_512("s5-feedback-2-window-8"))
+    assert min(at_512(f"{name}-window-8") for name in ("z2-feedback-1", "mod5-feedback-1", "mod5-feedback-2")) > 90
     assert f"repeating the last assigned value gets {100 * rules.last_assigned('algorithmic-3'):.1f}" in text
 
 
@@ -58,8 +61,8 @@ def test_how_far_the_transformers_in_the_readme_got() -> None:
 
 def test_the_memory_lengths_on_the_page_of_settings() -> None:
     text = (SITE / "settings.md").read_text(encoding="utf-8")
-    for title, task in (("parity", "z2"), ("arithmetic modulo 5", "mod5")):
-        for depth in (1, 2):
+    for title, task, depths in (("parity", "z2", (1, 2)), ("arithmetic modulo 5", "mod5", (1, 2)), ("S5", "s5", (2,))):
+        for depth in depths:
             short, long = at_512(f"{task}-feedback-{depth}-window-8"), at_512(f"{task}-feedback-{depth}")
             assert f"| {title}, {depth} | {short:.1f} | {long:.1f} |" in text
 
