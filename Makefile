@@ -55,7 +55,7 @@ bench: .venv/ready  ## the table of speed in the README, from an idle machine
 	$(RUN)python benchmarks/tables.py
 	$(RUN)python benchmarks/plots.py
 
-experiments: .venv/ready  ## runs what has no results yet, for hours; it may be stopped and goes on; TABLE= or TABLE/ROW
+experiments: .venv/ready  ## runs the rows without an asterisk and without results, for hours; it may be stopped and goes on; TABLE= or TABLE/ROW
 	$(RUN)python experiments/run.py $(TABLE); status=$$?; $(RUN)python experiments/page.py && exit $$status
 
 clean:

@@ -23,10 +23,10 @@ HERE = Path(__file__).parent
 MAIN_README = HERE.parent / "README.md"
 HEAD = """# Experiments
 
-These tables show the gains and the costs of feedback memory. `make experiments` runs every row that has no result yet.
-You can stop it at any time and start it again. `make experiments TABLE=controls` runs one table and `make experiments
-TABLE=controls/copy-feedback` one row. Each table has a folder next to this page, with a YAML file for each row. `python
-experiments/page.py` makes this page and the plots from the JSON files in `results/`.
+These tables show the gains and the costs of feedback memory. `make experiments` runs every row without an asterisk
+that has no result yet. You can stop it at any time and start it again. `make experiments TABLE=controls` runs one
+table and `make experiments TABLE=controls/copy-feedback` one row. Each table has a folder next to this page, with a
+YAML file for each row. `python experiments/page.py` makes this page and the plots from the JSON files in `results/`.
 
 How to read the tables:
 
@@ -35,7 +35,7 @@ How to read the tables:
   That is the one with the lowest loss in validation or, where sequences grow, with the longest sequences, and of
   those the lowest loss. Nothing else was chosen for each model: clipping and warm-up are the defaults of `train`,
   which were chosen for Feedback.
-- **Rows with an asterisk** are additional. `make experiments` leaves them out, so that it ends within eight hours of
+- **Rows with an asterisk** are additional. `make experiments` leaves them out, so that it takes about eight hours of
   two cores; with TABLE/ROW it runs them.
 - **Times** are CPU times on one core and include validation. The Transformers run on torch operations, and most
   Feedback models on a compiled kernel, so a small Feedback model can take less time than a Transformer. The table of
@@ -77,7 +77,7 @@ def made() -> dict[Path, bytes]:
         section += [
             part for title, of_group in groups for part in written(title, of_group, columns(of_table, of_group))
         ]
-        missing = [name for name in found if name not in results]
+        missing = [f"{name} *" if row.additional else name for name, (row, result) in found.items() if result is None]
         if missing:
             section.append(f"Rows without a result yet: {', '.join(missing)}.")
         machines = dict.fromkeys(machine for result in results.values() for machine in result.machines)

@@ -196,11 +196,12 @@ def test_what_depends_on_the_window_cannot_be_changed_by_setting_it() -> None:
     assert learned.mem_len == BASE.mem_len
 
 
-@pytest.mark.parametrize("changes", [{"mem_len": 2}, {"seq_len": 1}])
-def test_a_shorter_window_of_learned_vectors_is_computed_fast(changes: dict[str, int]) -> None:
-    model = FeedbackTransformer.from_config(
-        dataclasses.replace(BASE, position="learned", mem_len=4, seq_len=2)
-    ).double()
+@pytest.mark.parametrize(
+    ("spans", "changes"), [(False, {"mem_len": 2}), (False, {"seq_len": 1}), (True, {"seq_len": 1})]
+)
+def test_a_shorter_window_of_learned_vectors_is_computed_fast(spans: bool, changes: dict[str, int]) -> None:
+    config = dataclasses.replace(BASE, position="learned", mem_len=4, seq_len=2, adaptive_span=spans)
+    model = FeedbackTransformer.from_config(config).double()
     for name, value in changes.items():
         setattr(model, name, value)
     tokens = torch.randint(0, NUM_TOKENS, (2, 20))

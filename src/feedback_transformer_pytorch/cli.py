@@ -255,7 +255,7 @@ def _content(config: str) -> dict[str, Any]:
     """
     with contextlib.suppress(OSError):
         try:
-            values = _yaml().safe_load(Path(config).read_bytes())
+            values = _yaml().safe_load(Path(config).read_text(encoding="utf-8"))
         except (_yaml().YAMLError, UnicodeError, ValueError, RecursionError) as error:
             raise InputError(f"{config} is not YAML ({error}); give a YAML file of options") from error
         return values if isinstance(values, dict) else {}
@@ -282,7 +282,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _smaller(arguments: Sequence[str]) -> str:
     """What a command can do to need less memory."""
-    remedies = {"train": "--batch-size, --block-len or model", "eval": "--rows", "generate": "--beams"}
+    remedies = {"train": "--batch-size, --block-len or model", "lm-eval": "--batch-size"}
     remedy = remedies.get(arguments[0] if arguments else "")
     return "" if remedy is None else f"; give a smaller {remedy}"
 

@@ -117,7 +117,7 @@ class FeedbackTransformer(nn.Module):
                 "of it; build a model with the other mem_len and scale the spans' ratios"
             )
         changed = dataclasses.replace(self.config, **changes)
-        known = getattr(self.decoder.stack.position, "longest", None)
+        known = getattr(self.decoder.stack.position, "known_distances", None)
         if known is not None and changed.mem_len + changed.seq_len > known:
             raise InputError(
                 f"mem_len + seq_len cannot be set to {changed.mem_len} + {changed.seq_len}: position "

@@ -139,15 +139,16 @@ class LearnedVectors(Position):
         self.vectors = nn.Embedding(distances, dim_head)
 
     @property
-    def longest(self) -> int:
+    def known_distances(self) -> int:
         """How many distances have a vector."""
         return self.vectors.num_embeddings
 
     def forward(self, distances: int) -> list[ScoreTerm]:
-        if distances > self.longest:
+        known = self.known_distances
+        if distances > known:
             raise InputError(
-                f"position 'learned' has vectors for {self.longest} distances, mem_len + seq_len of the model as it "
-                f"was built; {distances} are asked for: keep mem_len + seq_len at {self.longest} or below"
+                f"position 'learned' has vectors for {known} distances, mem_len + seq_len of the model as it was "
+                f"built; {distances} are asked for: keep mem_len + seq_len at {known} or below"
             )
         return [DistanceVectors(self.vectors.weight, torch.arange(distances, device=self.vectors.weight.device))]
 

@@ -68,8 +68,8 @@ def test_a_file_that_is_trained_on_and_held_out_is_one_line(
 
 def test_a_configuration_that_is_not_yaml_is_named(refuses: Callable[..., None], text: Path, tmp_path: Path) -> None:
     config = tmp_path / "notes.txt"
-    for content in ("dim: 8\n  depth: [\n", "lr: 2024-13-45\n", "lr: !!float x\n"):
-        config.write_text(content)
+    for content in (b"dim: 8\n  depth: [\n", b"lr: 2024-13-45\n", b"lr: !!float x\n", "lr: 0.1".encode("utf-16")):
+        config.write_bytes(content)
         refuses("notes.txt is not YAML (", "train", text, "--config", config, "--out", tmp_path / "new")
 
 
@@ -184,5 +184,7 @@ def test_a_lack_of_memory_is_one_line(refuses: Callable[..., None], monkeypatch:
     def full(_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setitem(cli.COMMANDS, "generate", (*cli.COMMANDS["generate"][:1], full, "continue"))
-    refuses("out of memory; give a smaller --beams", "generate", "run")
+    for command, remedy in (("generate", ""), ("plot", ""), ("lm-eval", "; give a smaller --batch-size")):
+        monkeypatch.setitem(cli.COMMANDS, command, (cli.COMMANDS[command][0], full, "fill the memory"))
+        needed = ["--tasks=a", "--include-path=b"] if command == "lm-eval" else []
+        refuses(f"out of memory{remedy}\n", command, "run", *needed)

@@ -145,6 +145,14 @@ def test_a_pipe_is_read_once(source: str, cache: Path, tmp_path: Path) -> None:
     assert [entry.name for entry in cache.iterdir()] == [found.fingerprint]
 
 
+def test_a_pipe_that_is_given_twice_is_refused(cache: Path, tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    for source, name in (("-", "standard input"), (pipe, "a pipe")):
+        with pytest.raises(InputError, match=f"{source} is given 2 times; {name} can be read only once: give"):
+            tokenize([source, source], tokenizer, cache=cache)
+
+
 def test_two_at_the_same_time_both_succeed(source: str, cache: Path) -> None:
     def other_process(done: int, total: int | None) -> None:
         if total is not None:

@@ -74,7 +74,7 @@ def fail_in_one():
 
 
 with Processes() as processes:
-    for run in (processes.together, processes.main_rank_first):
+    for run in (processes.on_each_rank, processes.main_rank_first):
         assert run(lambda: processes.rank) == processes.rank
         try:
             run(fail_in_one)

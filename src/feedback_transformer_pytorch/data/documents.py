@@ -54,7 +54,7 @@ def read_pieces(sources: Sequence[str], *, text_field: str = "text") -> Iterator
             has no string in `text_field`.
         MissingExtraError: a dataset is given, but `datasets` is not installed.
     """
-    _check_sources(sources)
+    check_sources(sources)
     return (piece for source in sources for piece in _read_source(source, text_field))
 
 
@@ -142,7 +142,7 @@ def json_lines(sources: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
     Raises:
         InputError: as `read_pieces` does, or if a line is not a JSON object.
     """
-    _check_sources(sources)
+    check_sources(sources)
     for source in sources:
         if source == "-":
             yield from _json_objects(sys.stdin.buffer, "standard input (-)")
@@ -158,6 +158,16 @@ def is_pipe(source: str) -> bool:
         return True
     with reading(Path(source)):
         return Path(source).is_fifo()
+
+
+def open_pipe(path: str) -> BinaryIO:
+    """The pipe, which waits for its writer.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    with reading(Path(path)):
+        return Path(path).open("rb")
 
 
 def check_heldout(sources: Sequence[str], heldout: Sequence[str]) -> None:
@@ -184,12 +194,14 @@ def _files_of(sources: Sequence[str]) -> list[Path]:
     return [path.resolve() for source in sources if source != "-" for path in _expand(source)]
 
 
-def _check_sources(sources: Sequence[str]) -> None:
-    """Raises InputError if there is no source, or if standard input is one of them twice."""
+def check_sources(sources: Sequence[str]) -> None:
+    """Raises InputError if there is no source, or if standard input or another pipe is one of them twice."""
     if not sources:
         raise InputError("no text was given; give files, globs, or - for standard input")
-    if sources.count("-") > 1:
-        raise InputError(f"- is given {sources.count('-')} times; standard input can be read only once: give - once")
+    for source, times in Counter(sources).items():
+        if times > 1 and is_pipe(source):
+            name = "standard input" if source == "-" else "a pipe"
+            raise InputError(f"{source} is given {times} times; {name} can be read only once: give {source} once")
 
 
 def _json_objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[dict[str, Any], str]]:

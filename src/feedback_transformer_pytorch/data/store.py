@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..files import sync, write_atomically, writing
-from .documents import Piece, is_pipe, read_pieces, reading
+from .documents import Piece, check_sources, is_pipe, open_pipe, read_pieces
 from .text import Fingerprint, Text
 from .tokenizer import Tokenizer
 
@@ -93,6 +93,7 @@ def cache_at(folder: str | None) -> Path:
 
 def _keep_pipes(sources: Sequence[str], folder: Path) -> list[str]:
     """Copy standard input and pipes to files; return `sources` with these files in their place."""
+    check_sources(sources)
     kept = list(sources)
     for number, source in enumerate(sources):
         if is_pipe(source):
@@ -108,7 +109,7 @@ def _copy_pipe(source: str, file: BinaryIO) -> None:
     if source == "-":
         shutil.copyfileobj(sys.stdin.buffer, file)
     else:
-        with reading(Path(source)), Path(source).open("rb") as pipe:
+        with open_pipe(source) as pipe:
             shutil.copyfileobj(pipe, file)
     if file.tell() == 0:
         name = "standard input (-)" if source == "-" else repr(source)

@@ -51,8 +51,8 @@ class ContinuationState:
         for generator, state in zip(found, self.random, strict=True):
             if state.shape != generator.get_state().shape:
                 raise InputError(
-                    f"the state's random numbers are of another kind of device than {device}; give a generator, which "
-                    "takes their place"
+                    f"the state's random numbers are of another kind of device than {device}; give a generator, on the "
+                    "command line a --seed, which takes their place"
                 )
             generator.set_state(state.clone())
         return None if not found else found[0] if len(found) == 1 else found

@@ -146,8 +146,9 @@ class Reader:
             part.split(-(-READ_AT_ONCE // seq_len) * seq_len, dim=1) for part in (tokens[:, :whole], mask[:, :whole])
         ]
         self._keys_values = None
-        for part, real in zip(*parts, strict=True) if whole else ():
-            logits, self._memory = self.model(part, self._memory, return_memory=True, mask=real, **self._context)
+        if whole:
+            for part, real in zip(*parts, strict=True):
+                logits, self._memory = self.model(part, self._memory, return_memory=True, mask=real, **self._context)
         return logits[:, -1] if whole == time else self.read(tokens[:, whole:])
 
     def _logits(self, tokens: Tensor, whole: int) -> Tensor:

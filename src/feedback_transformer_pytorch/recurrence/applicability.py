@@ -7,7 +7,6 @@ modules are those that the configuration builds: this is what is compared, modul
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import warnings
 from collections.abc import Hashable, Iterator
@@ -100,15 +99,16 @@ def without_numbers() -> Iterator[None]:
 def _distances(stack: Stack) -> int:
     """For how many distances the stack's position was made; mem_len and seq_len may have been set to less since."""
     least = stack.config.mem_len + stack.config.seq_len
-    return max(least, getattr(stack.position, "longest", None) or least)
+    return max(least, getattr(stack.position, "known_distances", None) or least)
 
 
 @lru_cache(maxsize=16)
 def _expected(config: FeedbackConfig, distances: int) -> dict[str, _Expected]:
     """The modules of a stack, by their names."""
     with without_numbers():
-        stack = Stack(dataclasses.replace(config, mem_len=distances - config.seq_len))
-        stack.config = config
+        stack = Stack(config)
+        if distances > config.mem_len + config.seq_len:
+            stack.position = type(stack.position)(heads=config.heads, dim_head=config.dim_head, distances=distances)
     return {
         name: _Expected(
             type(module),

@@ -69,7 +69,7 @@ def train(options: TrainOptions) -> Outcome:
 
 
 def _train(options: TrainOptions, processes: Processes) -> Outcome:
-    found = processes.together(lambda: find(options))  # before the main process creates a run
+    found = processes.on_each_rank(lambda: find(options))  # before the main process creates a run
     with ExitStack() as lock, TrainingProgress(options, quiet=not processes.is_main) as progress:
 
         def hold_lock() -> None:
@@ -85,7 +85,7 @@ def _train(options: TrainOptions, processes: Processes) -> Outcome:
 
         if found is not None:
             processes.on_main_rank(hold_lock)
-        checkpoint = None if found is None else processes.together(lambda: newest(found))
+        checkpoint = None if found is None else processes.on_each_rank(lambda: newest(found))
         if found is not None and checkpoint is not None:
             _check_start(options, found)
         dataset = _dataset(options, found if checkpoint is not None or options.resume else None, progress, processes)
@@ -123,7 +123,8 @@ def _check_start(options: TrainOptions, run: Run) -> None:
 def _dataset(options: TrainOptions, run: Run | None, progress: TrainingProgress, processes: Processes) -> Dataset:
     pipe = next(filter(is_pipe, options.files + options.heldout), None)
     if processes.count > 1 and pipe is not None:
-        raise InputError(f"{pipe!r} is a pipe, which the {processes.count} processes cannot all read; give a file")
+        name = "standard input (-)" if pipe == "-" else f"the pipe {pipe!r}"
+        raise InputError(f"{name} is given to {processes.count} processes, which cannot all read it; give a file")
     check_heldout(options.files, options.heldout)
     if options.is_labelled:
         return labelled_dataset(options, run, processes)

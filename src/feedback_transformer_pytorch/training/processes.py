@@ -139,14 +139,14 @@ class Processes:
         """Runs `action` in the main process only. All processes return its result, or raise its InputError."""
         return self.on_all_ranks(lambda: action() if self.is_main else None)[0]  # type: ignore[return-value]
 
-    def together(self, action: Callable[[], T]) -> T:
+    def on_each_rank(self, action: Callable[[], T]) -> T:
         """Runs `action` in every process; returns the result of this one. If one raises an InputError, all raise it."""
         results: list[T] = []
         self.on_all_ranks(lambda: results.append(action()))
         return results[0]
 
     def main_rank_first(self, action: Callable[[], T]) -> T:
-        """As `together`, but the main process runs `action` before the others."""
+        """As `on_each_rank`, but the main process runs `action` before the others."""
         results: list[T] = []
         self.on_main_rank(lambda: results.append(action()))
         self.on_all_ranks(lambda: None if results else results.append(action()))

@@ -95,7 +95,9 @@ def test_the_tokenizer_of_a_run_comes_back(run: Run, options: TrainOptions, tmp_
     tokenizer = train_bpe(options.files, 300)
     other = Run.create(dataclasses.replace(options, out=str(tmp_path / "other")), tokenizer)
     assert Run.open(other.path).tokenizer().fingerprint == tokenizer.fingerprint
+    other.weights.write_bytes(b"old")
     other.start_over(options, ByteTokenizer())
+    assert not other.weights.exists()
     assert isinstance(other.tokenizer(), ByteTokenizer)
     other.start_over(dataclasses.replace(options, tokenizer="tokenizer.json"), tokenizer)
     assert Run.open(other.path).options.tokenizer == "tokenizer.json"

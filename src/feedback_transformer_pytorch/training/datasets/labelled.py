@@ -51,7 +51,7 @@ def labelled_dataset(options: TrainOptions, run: Run | None, processes: Processe
             return _generated(options, task, rows)
         parts = task.stream("train"), task.stream("validation")
         return _stream(options, Vocabulary(task.words), *parts, rows, f"task {task.name}")
-    train, heldout = processes.together(lambda: _lines(options))
+    train, heldout = processes.on_each_rank(lambda: _lines(options))
     vocabulary = Vocabulary.of(_words(train + heldout)) if run is None else run.vocabulary()
     name = " ".join(options.files)
     known, unseen = ([line.encode(vocabulary) for line in part] for part in (train, heldout))

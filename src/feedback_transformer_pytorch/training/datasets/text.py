@@ -23,7 +23,7 @@ def text_dataset(options: TrainOptions, run: Run | None, progress: TrainingProgr
     Raises:
         InputError: the text or the tokenizer cannot be used.
     """
-    tokenizer = processes.together(lambda: _tokenizer(options, run))
+    tokenizer = processes.on_each_rank(lambda: _tokenizer(options, run))
     corpus = _corpus(options, tokenizer, progress, processes)
     validation = TextValidation(options, corpus, tokenizer)
     return Dataset(

@@ -118,12 +118,15 @@ class Run:
 
     def start_over(self, options: TrainOptions, tokens: Tokenizer | Vocabulary) -> bool:
         """Replaces the options of a run without a checkpoint and what numbers its tokens; returns whether it had
-        metrics, which are deleted.
+        metrics, which are deleted, and so are the weights.
 
         Raises:
             InputError: the run once had a checkpoint, or a file cannot be written.
         """
         existed = self._drop_metrics()
+        for path in (self.weights, self.curves):
+            with writing(path):
+                path.unlink(missing_ok=True)
         self.options = options
         self._write_options(tokens)
         return existed
