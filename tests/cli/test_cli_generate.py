@@ -102,7 +102,7 @@ def test_what_cannot_be_is_one_line(refused: Callable[..., str], run: Path, tmp_
     nowhere = tmp_path / "nowhere"
     assert f"{nowhere} cannot be read" in refused("--load-state", nowhere)
     assert "model.safetensors is not a state of a generated text" in refused("--load-state", run / "model.safetensors")
-    assert "in a directory that does not exist" in refused("--save-state", nowhere / "state")
+    assert "where no file can be; give a file in a directory that exists" in refused("--save-state", nowhere / "state")
 
 
 @pytest.mark.parametrize(

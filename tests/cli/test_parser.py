@@ -30,7 +30,10 @@ def test_help_of_train_has_groups_defaults_and_presets(capsys: pytest.CaptureFix
     places = [text.index(f" {heading} --") for heading in headings]
     assert places == sorted(places)
     assert "--dim DIM model width D (default: 256)" in text
-    assert "--recompute, --no-recompute use less memory: recompute values in the backward pass (default: off)" in text
+    assert (
+        "--recompute, --no-recompute use less RAM and more time: recompute values in the backward pass (default: off)"
+        in text
+    )
     for name in preset_names():
         assert re.search(rf"{name} \([a-z]", text)
 
