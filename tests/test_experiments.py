@@ -96,7 +96,7 @@ def test_each_kind_of_experiment_from_end_to_end(
     every = {table: rows.rows(table) for table in rows.tables()}
     monkeypatch.setattr(page, "rows", lambda table: [row if one.name == row.name else one for one in every[table]])
     written = page.made()[page.HERE / "README.md"].decode()
-    assert f"| {row.label} |" in written
+    assert f"| {row.label}{' *' if row.additional else ''} |" in written
 
     row.result.unlink()
     monkeypatch.setattr(run, "train", lambda _: pytest.fail("a finished run was trained again"))

@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(
     run = make_run(tmp_path / "run")
     arguments = ["--tasks", "no-task", "--include-path", str(TASKS), "--out", out]
     assert cli.main(["lm-eval", str(run.path), *arguments]) == 2
-    assert f"--out is {out}, where no file can be" in capsys.readouterr().err
+    assert f"--out is {str(out)!r}, where no file can be" in capsys.readouterr().err
 
 
 def test_nothing_is_downloaded(tmp_path: Path) -> None:
