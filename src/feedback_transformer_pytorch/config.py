@@ -220,17 +220,17 @@ class FeedbackConfig:
 
 
 # A trace notices when a value in a tuple changes, and not when an object does; so configurations enter it as tuples.
-_NAMES = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
+FIELD_NAMES = tuple(field.name for field in dataclasses.fields(FeedbackConfig))
 
 
 def fields_of(config: FeedbackConfig) -> tuple[Any, ...]:
     """All hyperparameters, as values of which a trace notices a change."""
-    return tuple(getattr(config, name) for name in _NAMES)
+    return tuple(getattr(config, name) for name in FIELD_NAMES)
 
 
 def config_of(fields: tuple[Any, ...]) -> FeedbackConfig:
     """The configuration of which `fields_of` gave these values."""
-    return FeedbackConfig.from_dict(dict(zip(_NAMES, fields, strict=True)))
+    return FeedbackConfig.from_dict(dict(zip(FIELD_NAMES, fields, strict=True)))
 
 
 _CHOICES: Mapping[str, Collection[str]] = {

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autocast import autocast_dtype
-from ..config import FeedbackConfig, config_of, fields_of
+from ..config import FIELD_NAMES, FeedbackConfig, fields_of
 from ..layers import ContextKeysValues
 from ..segments import Visibility
 from .applicability import warn_once, without_numbers
@@ -95,7 +95,7 @@ def _described(stack: Stack, _: int, fields: tuple[Any, ...], training: bool, au
         warn_once(reason)
         return ""
     eps = {name: module.eps for name, module in stack.named_modules() if isinstance(module, nn.LayerNorm)}
-    config = config_of(fields).to_dict()
+    config = dict(zip(FIELD_NAMES, fields, strict=True))
     dtype = None if autocast is None else str(autocast).removeprefix("torch.")
     return json.dumps({"config": config, "training": training, "autocast": dtype, "eps": eps}, sort_keys=True)
 
