@@ -44,7 +44,7 @@ def test_the_limits_in_the_readme() -> None:
     assert int(limits[0]) == round(at_512("z2-feedback-1"))
     rows_of_both = ("s5-feedback-2", "mod5-feedback-1", "mod5-feedback-2")
     assert [at_512(name) for name in rows_of_both] == pytest.approx([int(limits[1])] * 3, abs=1.5)
-    (short,) = re.findall(r"With M 8, parity and modulo 5 keep above 90 %; S5 has (\d+) %", text)
+    (short,) = re.findall(r"With M 8, the medians of parity and modulo 5 are above 90 %, of S5 (\d+) %", text)
     assert int(short) == round(at_512("s5-feedback-2-window-8"))
     assert min(at_512(f"{name}-window-8") for name in ("z2-feedback-1", "mod5-feedback-1", "mod5-feedback-2")) > 90
     assert f"repeating the last assigned value gets {100 * rules.last_assigned('algorithmic-3'):.1f}" in text
