@@ -167,7 +167,7 @@ ORDER: dict[str, list[str]] = {
     "training/updates": ["memories", "optimizer", "mastery", "trainer"],
     "training/evaluation": ["reading", "measured", "text_bits", "label_counts", "xz", "validation"],
     "training/reporting": ["meter", "estimate", "progress", "plots", "trackers"],
-    "training/saving": ["checkpoint", "lock", "run", "saver"],
+    "training/saving": ["checkpoint", "lock", "metrics", "run", "saver"],
     "training/datasets": ["dataset", "text", "labelled"],
     "training/inspection": ["passage", "findings", "pictures", "page", "command"],
 }

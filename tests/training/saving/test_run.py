@@ -50,35 +50,35 @@ def test_metrics_come_back_line_by_line(run: Run) -> None:
 
 def test_metrics_are_cut_where_the_checkpoint_was(run: Run) -> None:
     run.log({"kind": "train", "update": 1})
-    so_far = run.metrics_so_far()
+    so_far = run.metrics_file.so_far()
     run.log({"kind": "train", "update": 2})
-    run.truncate_metrics(so_far, 1)
+    run.metrics_file.truncate(so_far, 1)
     assert [record["update"] for record in run.metrics()] == [1]
 
 
 def test_a_validation_that_was_made_up_for_stays(run: Run) -> None:
     run.log({"kind": "train", "update": 4})
-    so_far = run.metrics_so_far()
+    so_far = run.metrics_file.so_far()
     run.log({"kind": "validation", "update": 4, "bits_per_byte": 2.0})
     run.log({"kind": "train", "update": 5})
-    run.truncate_metrics(so_far, 4)
+    run.metrics_file.truncate(so_far, 4)
     assert [(record["kind"], record["update"]) for record in run.metrics()] == [("train", 4), ("validation", 4)]
     assert run.validated() == {4: 2.0}
 
 
 def test_metrics_that_are_not_as_they_were_are_named(run: Run) -> None:
     run.log({"kind": "train", "update": 1})
-    so_far = run.metrics_so_far()
+    so_far = run.metrics_file.so_far()
     path = run.path / "metrics.jsonl"
     path.write_bytes(path.read_bytes().replace(b"1", b"2"))
     with pytest.raises(
         InputError, match="metrics.jsonl is damaged: its first 31 bytes differ from those at the checkpoint"
     ):
-        run.truncate_metrics(so_far, 1)
+        run.metrics_file.truncate(so_far, 1)
 
 
 def test_before_anything_is_logged_there_are_no_metrics(run: Run) -> None:
-    run.truncate_metrics(run.metrics_so_far(), 0)
+    run.metrics_file.truncate(run.metrics_file.so_far(), 0)
     assert not run.start_over(run.options, run.tokenizer())
     assert run.metrics() == []
 

@@ -12,7 +12,6 @@ checkpoints/       the states from which training can resume (see checkpoint.py)
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,13 +26,10 @@ from ...digest import digest
 from ...errors import InputError, MissingExtraError
 from ...files import (
     PART,
-    append_line,
     check_can_be_made,
     is_utf8,
     remove_parts,
-    sync,
     sync_directory,
-    truncate_synced,
     write_atomically,
     writing,
 )
@@ -45,6 +41,7 @@ from ..options import TrainOptions
 from ..schema import flag
 from .checkpoint import Checkpoints
 from .lock import LOCK
+from .metrics import MetricsFile
 
 try:
     import yaml
@@ -64,12 +61,15 @@ class Run:
     Attributes:
         path: the directory.
         options: the options of the run.
+        checkpoints: the states from which training can resume.
+        metrics_file: the lines of metrics.jsonl.
     """
 
     def __init__(self, path: Path, options: TrainOptions) -> None:
         self.path = path
         self.options = options
         self.checkpoints = Checkpoints(path / "checkpoints")
+        self.metrics_file = MetricsFile(path / "metrics.jsonl")
 
     @property
     def weights(self) -> Path:
@@ -123,7 +123,14 @@ class Run:
         Raises:
             InputError: the run once had a checkpoint, or a file cannot be written.
         """
-        existed = self._drop_metrics()
+        validated = self.metrics_file.validated_updates()
+        if len(validated) > 1:  # a process may be killed between the first validation and the first checkpoint
+            raise InputError(
+                f"{self.path} was trained for {validated[-1]} updates, but its checkpoints are gone; restore its "
+                f"folder checkpoints, or train a new run with --config {self.path}/config.yaml "
+                f"--init-from {self.path} and another --out"
+            )
+        existed = self.metrics_file.delete()
         for path in (self.weights, self.curves):
             with writing(path):
                 path.unlink(missing_ok=True)
@@ -248,7 +255,7 @@ class Run:
         Raises:
             InputError: the file cannot be written.
         """
-        append_line(self._metrics, json.dumps(record))
+        self.metrics_file.append(record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; none if the file does not exist.
@@ -256,20 +263,7 @@ class Run:
         Raises:
             InputError: a line is not a JSON object with a kind.
         """
-        if not self._metrics.is_file():
-            return []
-        records = []
-        for number, line in enumerate(self._metrics.read_bytes().splitlines(), 1):
-            try:
-                record = json.loads(line)
-                record["kind"]
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise InputError(
-                    f"{self._metrics}, line {number} is damaged: {error!r}; resume the run, which repairs the end of "
-                    "the file, or restore it from a copy"
-                ) from error
-            records.append(record)
-        return records
+        return self.metrics_file.records()
 
     def validated(self) -> dict[int, float]:
         """The `metric` of all validations, by update.
@@ -278,47 +272,6 @@ class Run:
             InputError: as `metrics` does.
         """
         return {r["update"]: r[self.metric.name] for r in self.metrics() if r["kind"] == "validation"}
-
-    def metrics_so_far(self) -> dict[str, Any]:
-        """Waits until metrics.jsonl is on the disk; returns its length in bytes and its SHA-256."""
-        sync(self._metrics)
-        content = self._metrics.read_bytes() if self._metrics.exists() else b""
-        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-    def truncate_metrics(self, so_far: Mapping[str, Any], update: int) -> None:
-        """Deletes the lines that follow the state `so_far`, except a validation of `update` directly after it.
-
-        Args:
-            so_far: a result of `metrics_so_far`.
-
-        Raises:
-            InputError: the lines before have changed, or the file cannot be written.
-        """
-        content = self._metrics.read_bytes() if self._metrics.exists() else b""
-        kept, rest = content[: so_far["bytes"]], content[so_far["bytes"] :]
-        if hashlib.sha256(kept).hexdigest() != so_far["sha256"]:
-            raise InputError(
-                f"{self._metrics} is damaged: its first {so_far['bytes']} bytes differ from those at the "
-                "checkpoint; restore it from a copy"
-            )
-        if _validated_update(rest.partition(b"\n")[0]) == update:  # after a stop, the resumed run made this validation
-            kept += rest.partition(b"\n")[0] + b"\n"
-        if kept != content:
-            truncate_synced(self._metrics, len(kept))
-
-    def _drop_metrics(self) -> bool:
-        existed = self._metrics.exists()
-        lines = self._metrics.read_bytes().splitlines() if existed else []
-        validated = [update for line in lines if (update := _validated_update(line)) is not None]
-        if len(validated) > 1:  # a process may be killed between the first validation and the first checkpoint
-            raise InputError(
-                f"{self.path} was trained for {validated[-1]} updates, but its checkpoints are gone; restore its "
-                f"folder checkpoints, or train a new run with --config {self.path}/config.yaml "
-                f"--init-from {self.path} and another --out"
-            )
-        with writing(self._metrics):
-            self._metrics.unlink(missing_ok=True)
-        return existed
 
     def _read_weights(self) -> dict[str, torch.Tensor]:
         content = self.weights.read_bytes()
@@ -333,10 +286,6 @@ class Run:
                 f"{self.weights} is damaged ({error}); restore it from a copy or from a checkpoint, or train a new run"
             ) from error
         return state
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
 
 
 def find(options: TrainOptions) -> Run | None:
@@ -374,16 +323,6 @@ def find(options: TrainOptions) -> Run | None:
 
 def _numbering(options: TrainOptions) -> str:
     return "vocabulary.json" if options.is_labelled else "tokenizer.json"
-
-
-def _validated_update(line: bytes) -> int | None:
-    """The update of a validation; None if the line is another record, or damaged."""
-    try:
-        record = json.loads(line)
-        update: int = record["update"]
-        return update if record["kind"] == "validation" else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def fixed_options(options: TrainOptions) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Saver:
         state = {
             "options": fixed_options(self._options),
             **self._fingerprints._asdict(),
-            "metrics": self._processes.on_main_rank(self._run.metrics_so_far),
+            "metrics": self._processes.on_main_rank(self._run.metrics_file.so_far),
             "meter": self._meter.state(),
             "walk": self._trainer.walk(),
             "curriculum": None if self._curriculum is None else self._curriculum.state(),
@@ -107,7 +107,7 @@ class Saver:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _foreign(folder, repr(error)) from error
-        self._processes.on_main_rank(lambda: self._run.truncate_metrics(metrics, update))
+        self._processes.on_main_rank(lambda: self._run.metrics_file.truncate(metrics, update))
         self._processes.on_main_rank(self._prune)  # a kill may have prevented this after the last save
         self.saved = update
         return self._other_walk(folder, checkpoint.state.get("walk"))
