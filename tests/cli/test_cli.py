@@ -31,6 +31,21 @@ def test_train_eval_and_generate_work_together(text: Path, run: Path, capsys: py
     assert len(written[0]) > len("7 sheep\n")
 
 
+def test_eval_writes_only_to_the_cache_that_it_is_given(
+    text: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "usual"))
+    text.write_bytes(text.read_bytes()[:1000])
+    found = []
+    for cache in ([], [f"--cache={tmp_path / 'given'}"]):
+        shutil.rmtree(tmp_path / "usual", ignore_errors=True)
+        assert cli.main(["eval", str(run), str(text), "--rows=1", *cache]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+    assert any(path.is_file() for path in (tmp_path / "given").rglob("*"))
+    assert not (tmp_path / "usual").exists()
+
+
 def test_generate_streams(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
     monkeypatch.setattr(

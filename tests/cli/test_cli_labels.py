@@ -58,6 +58,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["train", "--task=s3", f"--out={run}"], "already holds a run, with --task 'z2', not 's3'"),
         (["generate", str(run)], "was trained on labels and has no tokenizer"),
         (["eval", str(run), "--task=s3"], "whose words are not those that"),
+        (["eval", str(run), "--cache=cache"], "was trained on labels, which are not cached; leave it out"),
         (["plot", str(run), str(tmp_path / "other")], "give runs with the same metric"),
     ):
         assert cli.main(arguments) == 2

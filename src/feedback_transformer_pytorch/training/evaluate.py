@@ -164,6 +164,7 @@ def _in_parts(measure: Callable[[slice, int, int], Measured], start: int, lead: 
 
 
 def _of_labels(run: Run, options: EvalOptions, report: Report) -> Evaluation:
+    _refuse(options, ("cache",), f"{run.path} was trained on labels, which are not cached; leave it out")
     vocabulary = run.vocabulary()
     task = _task(run, options)
     if task is not None and task.words != vocabulary.words:
