@@ -28,10 +28,10 @@ from speed import measure as time_in_turns
 from workload import Workload
 
 CONTESTANTS = ("reference", "fused", "parallel")
-CALLS = ("forward", "backward", "end_block")
+CALLS = ("forward", "backward", "end_strip")
 KINDS = {
     "steps: compiled, forward": ("kernel::forward",),
-    "steps: compiled, backward": ("kernel::backward", "kernel::end_block"),
+    "steps: compiled, backward": ("kernel::backward", "kernel::end_strip"),
     "steps: products with weights": ("mkl::_mkl_linear", "aten::mm", "aten::addmm"),
     "steps: attention": (
         "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::_softmax", "aten::_softmax_backward_data",

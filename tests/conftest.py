@@ -43,8 +43,8 @@ def poisoned_buffers() -> Iterator[None]:
 
 @pytest.fixture(params=["torch", "native"])
 def steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What walks the steps; and small tests must have several blocks and chunks too."""
-    monkeypatch.setattr(plan, "BLOCK_QUERIES", 4)
+    """What walks the steps; and small tests must have several strips and chunks too."""
+    monkeypatch.setattr(plan, "STRIP_QUERIES", 4)
     monkeypatch.setattr(plan, "CHUNK_ROWS", 20)
     monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
     if request.param == "torch":

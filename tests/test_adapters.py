@@ -100,20 +100,20 @@ def disabled_while_merged(model: FeedbackTransformer) -> None:
 
 
 def hooked(model: FeedbackTransformer) -> None:
-    adapter = model.decoder.stack.blocks[0].attention.to_q
+    adapter = model.decoder.stack.layers[0].attention.to_q
     adapter.lora_A["default"].register_forward_hook(lambda module, args, out: 2 * out)
 
 
 def normed(model: Any) -> None:
-    torch.nn.utils.parametrizations.weight_norm(model.decoder.stack.blocks[0].attention.to_q.lora_A["default"])
+    torch.nn.utils.parametrizations.weight_norm(model.decoder.stack.layers[0].attention.to_q.lora_A["default"])
 
 
 def with_scaling_that_learns(model: Any) -> None:
-    model.decoder.stack.blocks[0].attention.to_q.scaling["default"] = torch.nn.Parameter(torch.tensor(2.5))
+    model.decoder.stack.layers[0].attention.to_q.scaling["default"] = torch.nn.Parameter(torch.tensor(2.5))
 
 
 def in_another_type(model: FeedbackTransformer) -> None:
-    model.decoder.stack.blocks[0].attention.to_q.lora_A.float()
+    model.decoder.stack.layers[0].attention.to_q.lora_A.float()
 
 
 @pytest.mark.filterwarnings("ignore:the fused recurrence falls back")

@@ -68,7 +68,7 @@ def with_bias(linear: nn.Linear) -> nn.Linear:
 
 
 def share_parameter(stack: Stack) -> None:
-    stack.blocks[1].attention.to_q.weight = stack.blocks[0].attention.to_q.weight
+    stack.layers[1].attention.to_q.weight = stack.layers[0].attention.to_q.weight
 
 
 def share_module(stack: Stack) -> None:
@@ -76,11 +76,11 @@ def share_module(stack: Stack) -> None:
 
 
 def share_inside(stack: Stack) -> None:
-    stack.blocks[1].feedforward.to_out = stack.blocks[0].feedforward.to_out
+    stack.layers[1].feedforward.to_out = stack.layers[0].feedforward.to_out
 
 
 def doubled_forward(stack: Stack) -> None:
-    attention = stack.blocks[0].attention
+    attention = stack.layers[0].attention
     plain = attention.forward
     attention.forward = lambda *arguments: 2 * plain(*arguments)  # type: ignore[method-assign]
 
@@ -91,11 +91,11 @@ def hook(module: nn.Module, _: Any, out: Tensor) -> Tensor | None:
 
 CHANGES: dict[str, tuple[Change, str]] = {
     "a layer in eval mode": (lambda stack: stack.layers[0].eval(), r"layers\.0\.attention is in eval mode"),
-    "another dropout": (lambda s: setattr(s.blocks[1].feedforward, "dropout", 0.5), r"has dropout=0\.5"),
-    "dropout off": (lambda s: setattr(s.blocks[0].attention, "dropout", 0.0), r"has dropout=0\.0"),
+    "another dropout": (lambda s: setattr(s.layers[1].feedforward, "dropout", 0.5), r"has dropout=0\.5"),
+    "dropout off": (lambda s: setattr(s.layers[0].attention, "dropout", 0.0), r"has dropout=0\.0"),
     "a bias on to_kv": (lambda s: setattr(s, "to_kv", with_bias(s.to_kv)), "to_kv has parameters"),
     "a bias on to_q": (
-        lambda s: setattr(s.blocks[0].attention, "to_q", with_bias(s.blocks[0].attention.to_q)),
+        lambda s: setattr(s.layers[0].attention, "to_q", with_bias(s.layers[0].attention.to_q)),
         r"layers\.0\.attention\.to_q has parameters \['bias', 'weight'\]",
     ),
     "layers that are one module": (share_module, r"layers\.1 is also layers\.0"),
@@ -104,23 +104,23 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a global hook": (lambda _: nn.modules.module.register_module_forward_hook(hook), "a global module hook"),
     "a forward of its own": (doubled_forward, r"layers\.0\.attention has a forward of its own"),
     "a subclass that computes another function": (
-        lambda s: setattr(s.blocks[0], "attention", Doubled(CONFIG).double()),
+        lambda s: setattr(s.layers[0], "attention", Doubled(CONFIG).double()),
         r"layers\.0\.attention is a Doubled, not a plain Attention",
     ),
     "a property in a parameter's place": (
-        lambda s: as_class(s.blocks[0].attention.to_q, Twice),
+        lambda s: as_class(s.layers[0].attention.to_q, Twice),
         r"layers\.0\.attention\.to_q is a Twice, not a plain Linear",
     ),
     "a base that is called instead": (
-        lambda s: as_class(s.blocks[0].attention.to_q, Mixed),
+        lambda s: as_class(s.layers[0].attention.to_q, Mixed),
         r"layers\.0\.attention\.to_q is a Mixed, not a plain Linear",
     ),
     "a norm without parameters": (
-        lambda s: setattr(s.blocks[0].attention, "norm", nn.LayerNorm(6, elementwise_affine=False)),
+        lambda s: setattr(s.layers[0].attention, "norm", nn.LayerNorm(6, elementwise_affine=False)),
         "elementwise_affine=False",
     ),
     "an activation instead of a linear": (
-        lambda s: setattr(s.blocks[0].feedforward, "to_out", nn.Sequential(s.blocks[0].feedforward.to_out)),
+        lambda s: setattr(s.layers[0].feedforward, "to_out", nn.Sequential(s.layers[0].feedforward.to_out)),
         "the modules are not those of the configuration",
     ),
     "an embedding that normalises": (lambda s: setattr(s.position.bias, "max_norm", 1.0), r"max_norm=1\.0"),
@@ -167,13 +167,13 @@ class Subclass(Attention):
 
 
 def subclassed(stack: Stack) -> None:
-    stack.blocks[0].attention = Subclass(CONFIG).double()
+    stack.layers[0].attention = Subclass(CONFIG).double()
 
 
 HARMLESS: dict[str, Change] = {
     "a tag": lambda stack: setattr(stack.layers[0], "_is_initialised", True),
-    "a norm in eval mode": lambda stack: stack.blocks[0].attention.norm.eval(),
-    "another eps": lambda stack: setattr(stack.blocks[0].attention.norm, "eps", 1e-3),
+    "a norm in eval mode": lambda stack: stack.layers[0].attention.norm.eval(),
+    "another eps": lambda stack: setattr(stack.layers[0].attention.norm, "eps", 1e-3),
     "a subclass that changes nothing": subclassed,
     "a hook that is gone": lambda stack: stack.layers[0].register_forward_hook(hook).remove(),
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from conditioning import Reference
 from feedback_transformer_pytorch import FeedbackConfig, FeedbackTransformer, InputError
 from feedback_transformer_pytorch.baselines import (
-    MIN_BLOCK,
+    MIN_QUERIES,
     AuthorsTransformer,
     HiddenMemory,
     ParallelTransformer,
@@ -178,13 +178,13 @@ def test_causality(kind: type[Baseline], time: int, mem_len: int, where: int) ->
 
 
 @every_kind
-@pytest.mark.parametrize(("time", "mem_len"), [(12, 3), (MIN_BLOCK + 40, 20), (2 * MIN_BLOCK + 1, 2)])
+@pytest.mark.parametrize(("time", "mem_len"), [(12, 3), (MIN_QUERIES + 40, 20), (2 * MIN_QUERIES + 1, 2)])
 def test_a_layer_reaches_exactly_mem_len_tokens_back(kind: type[Baseline], time: int, mem_len: int) -> None:
     model, x = build(kind, depth=1, mem_len=mem_len), tokens(1, time)
     embedded = model.token_emb(x).detach().requires_grad_()
     model.token_emb.register_forward_hook(lambda *_: embedded)
     out = model(x)
-    for query in {mem_len, time // 2, min(MIN_BLOCK, time - 1), time - 1}:
+    for query in {mem_len, time // 2, min(MIN_QUERIES, time - 1), time - 1}:
         (gradient,) = torch.autograd.grad(out[0, query].square().sum(), embedded, retain_graph=True)
         seen = gradient[0].abs().sum(1).nonzero()[:, 0].tolist()
         assert seen == list(range(query - mem_len, query + 1))
@@ -193,15 +193,15 @@ def test_a_layer_reaches_exactly_mem_len_tokens_back(kind: type[Baseline], time:
 @every_kind
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_blocks_of_queries_are_one_attention(
+def test_parts_of_the_queries_are_one_attention(
     kind: type[Baseline], kv_heads: int, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs and gradients do not depend on how the queries are split."""
     model, x = build(kind, mem_len=5, kv_heads=kv_heads), tokens(2, 23)
     flags = {"mask": torch.rand(2, 23) < 0.8, "reset": torch.rand(2, 23) < 0.1} if masked else {}
 
-    def evaluate(block: int) -> dict[str, torch.Tensor]:
-        monkeypatch.setattr("feedback_transformer_pytorch.baselines.MIN_BLOCK", block)
+    def evaluate(size: int) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("feedback_transformer_pytorch.baselines.MIN_QUERIES", size)
         out = model(x, **flags)
         return {"out": out} | gradients(out, model)
 

@@ -94,11 +94,11 @@ def test_attention_times_values_is_what_a_layer_adds(implementation: Any) -> Non
     model = model_of({"depth": 1, "mem_len": 20}, implementation=implementation)
     _, memory = model(tokens(2, 3), return_memory=True)
     x = tokens(2, 9)
-    details, block = look(model, x, memory), model.decoder.stack.blocks[0]
+    details, layer = look(model, x, memory), model.decoder.stack.layers[0]
     values = details.memory.values.unflatten(-1, (2, 1, 3)).expand(-1, -1, -1, 2, -1).flatten(2, 3)
     attended = torch.einsum("bhtn,bnhe->bthe", details.attention[:, 0], values).flatten(2)
-    middle = model.token_emb(x) + block.attention.to_out(attended)
-    top = middle + block.feedforward(block.feedforward.norm(middle))
+    middle = model.token_emb(x) + layer.attention.to_out(attended)
+    top = middle + layer.feedforward(layer.feedforward.norm(middle))
     torch.testing.assert_close(details.states[0], model.token_emb(x))
     torch.testing.assert_close(details.states[1], top)
     torch.testing.assert_close(details.output, model.to_logits(model.decoder.norm(top)))

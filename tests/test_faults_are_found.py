@@ -297,7 +297,7 @@ def bias_where_nothing_is_seen(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, MemoryBuffer, "_for_rows", lambda original, *args: None)
 
 
-def last_segment_of_block(patch: pytest.MonkeyPatch) -> None:
+def last_segment_of_strip(patch: pytest.MonkeyPatch) -> None:
     """What it gives to the keys and values that it sees."""
 
     def wrapper(original: Any, self: KeyValueGradient, segment: int, *gradients: Tensor) -> None:
@@ -307,8 +307,8 @@ def last_segment_of_block(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, KeyValueGradient, "add", wrapper)
 
 
-def slots_before_block(patch: pytest.MonkeyPatch) -> None:
-    """What a block gives to the slots before it."""
+def slots_before_strip(patch: pytest.MonkeyPatch) -> None:
+    """What a strip gives to the slots before it."""
     wrap(patch, KeyValueGradient, "end", lambda original, self: None)
 
 
@@ -398,8 +398,8 @@ FAULTS: dict[Plant, Callable[[Example], bool]] = {
     bucket_of_vector: lambda example: example.vectors,
     gradient_of_next_bucket: lambda example: example.vectors,
     bias_where_nothing_is_seen: lambda example: example.blind_rows,
-    last_segment_of_block: always,
-    slots_before_block: always,
+    last_segment_of_strip: always,
+    slots_before_strip: always,
     local_keys_and_values: lambda example: example.case.config.seq_len > 1,
     carried_values: lambda example: example.case.memory_slots > 0,
     returned_values: always,
@@ -409,8 +409,8 @@ FAULTS: dict[Plant, Callable[[Example], bool]] = {
 
 @pytest.fixture(autouse=True)
 def operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch's operations walk, in several blocks and chunks."""
-    monkeypatch.setattr(plan, "BLOCK_QUERIES", 4)
+    """Torch's operations walk, in several strips and chunks."""
+    monkeypatch.setattr(plan, "STRIP_QUERIES", 4)
     monkeypatch.setattr(plan, "CHUNK_ROWS", 20)
     monkeypatch.setattr(applicability, "library", lambda: None)
 

@@ -133,8 +133,8 @@ def test_the_keys_of_a_context_are_made_once(monkeypatch: pytest.MonkeyPatch, wa
     reader = Reader(model, **context)
     found = {"0": reader.read(tokens[:, :1])}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    for block in model.decoder.stack.blocks:  # keys that are made a second time are NaN
-        torch.nn.init.constant_(block.cross_attention.to_kv.weight, torch.nan)
+    for layer in model.decoder.stack.layers:  # keys that are made a second time are NaN
+        torch.nn.init.constant_(layer.cross_attention.to_kv.weight, torch.nan)
     found |= {f"{n}": reader.read(tokens[:, n : n + 1]) for n in range(1, 15)}
     model.load_state_dict(weights)
     definition(model, lambda: {f"{n}": model(tokens, **context)[:, n] for n in range(15)}).assert_agrees(found)

@@ -53,10 +53,10 @@ def heads(projected: Tensor) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def finish(block: nn.Module, feedforward: FeedForward, x: Tensor, attended: Tensor | None) -> Tensor:
-    """The residuals and the feed-forward of a block."""
+def finish(attention: nn.Module, feedforward: FeedForward, x: Tensor, attended: Tensor | None) -> Tensor:
+    """The residuals and the feed-forward of a layer."""
     if attended is not None:
-        x = x + block.to_out(attended)
+        x = x + attention.to_out(attended)
     return feedforward.residual(x, None, None)
 
 
@@ -65,7 +65,7 @@ def test_the_feedback_models_scores_are_those_of_the_formula() -> None:
     model = FeedbackTransformer.from_config(CONFIG).double()
     x = torch.randint(0, 7, (1, TIME))
     stack, table = model.decoder.stack, model.decoder.stack.position.vectors.weight
-    attention, feedforward = stack.blocks[0].attention, stack.blocks[0].feedforward
+    attention, feedforward = stack.layers[0].attention, stack.layers[0].feedforward
     past: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         logits = model(x)[0]

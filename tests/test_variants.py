@@ -27,9 +27,9 @@ AUTHORS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small tests must have several blocks and chunks; what is not written is NaN."""
-    monkeypatch.setattr(plan, "BLOCK_QUERIES", 4)
+def small_strips(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small tests must have several strips and chunks; what is not written is NaN."""
+    monkeypatch.setattr(plan, "STRIP_QUERIES", 4)
     monkeypatch.setattr(plan, "CHUNK_ROWS", 20)
     monkeypatch.setattr(applicability, "LEAST_SEGMENTS", 1)
     before = torch.are_deterministic_algorithms_enabled()
@@ -139,8 +139,8 @@ def test_zero_states_are_attended_to_after_a_reset_too() -> None:
 def test_a_span_that_reaches_little_leaves_out_the_slots_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(BASE, mem_len=8, adaptive_span=True, span_ramp=2, span_trim=1, position="learned")
     model = Variant(config, 2, 12, 0, False, False).model()
-    for block in model.layers:
-        torch.nn.init.constant_(block.attention.span.ratio, 0.1)
+    for layer in model.layers:
+        torch.nn.init.constant_(layer.attention.span.ratio, 0.1)
     seen = []
     plain = MemoryBuffer.__init__
 

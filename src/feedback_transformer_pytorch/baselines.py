@@ -23,8 +23,8 @@ from .errors import InputError
 from .layers import FeedForward, scale_last_linears
 from .position import POSITIONS, DistanceBias, DistanceVectors, ScoreTerm, gather_rows
 
-# Queries are attended to in blocks, so that time and memory are linear in T; shorter blocks than this save nothing.
-MIN_BLOCK = 128
+# Queries are attended to in parts, so that time and memory are linear in T; smaller parts than this save nothing.
+MIN_QUERIES = 128
 
 
 @dataclass(eq=False)
@@ -51,10 +51,10 @@ class HiddenMemory:
 
 @dataclass(frozen=True)
 class _Window:
-    """What one block of queries sees, the same for all layers.
+    """What one part of the queries sees, the same for all layers.
 
     Attributes:
-        queries: the block's tokens in the call.
+        queries: their tokens in the call.
         keys: its keys, counted from the oldest memory slot; a slice, or their indices.
         bias: (1 or B, H or 1, queries, keys), added to the scores; -inf where a key is masked. A query sees some key.
         distance: (queries, keys), 0 where a key is ahead, M where it is further behind.
@@ -289,14 +289,14 @@ class _WindowTransformer(nn.Module):
     def _windows(
         self, slots: int, length: int, documents: _DocumentMask | None, bias_by_distance: Tensor
     ) -> list[_Window]:
-        mem_len, size = self.config.mem_len, max(self.config.mem_len, MIN_BLOCK)
+        mem_len, size = self.config.mem_len, max(self.config.mem_len, MIN_QUERIES)
         windows = []
         for start in range(0, length, size):
-            block = slice(start, min(start + size, length))
-            queries = slice(slots + block.start, slots + block.stop)
+            part = slice(start, min(start + size, length))
+            queries = slice(slots + part.start, slots + part.stop)
             keys = slice(max(0, queries.start - mem_len), queries.stop)
             bias = _band(bias_by_distance, queries, keys)[None]
-            window = _Window(block, keys, bias, _distance(queries, keys, mem_len, bias.device))
+            window = _Window(part, keys, bias, _distance(queries, keys, mem_len, bias.device))
             if documents is not None:
                 masked = documents.masked(queries, keys)[:, None]
                 window = self._masked(window, keys, masked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 from torch import Tensor, nn
 
@@ -82,7 +82,7 @@ class FeedbackTransformer(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         """The L layers, each with the modules `attention` and `feedforward`."""
-        return self.decoder.stack.layers
+        return cast(nn.ModuleList, self.decoder.stack.layers)
 
     @property
     def layer_weight(self) -> nn.Parameter:

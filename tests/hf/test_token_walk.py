@@ -73,43 +73,43 @@ def change_a_weight(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
 
 
 def replace_a_weight(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    to_q = model.model.decoder.stack.blocks[1].attention.to_q
+    to_q = model.model.decoder.stack.layers[1].attention.to_q
     to_q.weight = torch.nn.Parameter(2 * to_q.weight.detach())
     yield
 
 
 def swap_the_data(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    to_q = model.model.decoder.stack.blocks[1].attention.to_q
+    to_q = model.model.decoder.stack.layers[1].attention.to_q
     to_q.weight.data = 2 * to_q.weight.data
     yield
 
 
 def replace_a_module(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    attention = model.model.decoder.stack.blocks[0].attention
+    attention = model.model.decoder.stack.layers[0].attention
     attention.to_q = torch.nn.Linear(8, 8, bias=False).double()
     yield
 
 
 def replace_a_weight_by_one_of_inference_mode(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    to_q = model.model.decoder.stack.blocks[1].attention.to_q
+    to_q = model.model.decoder.stack.layers[1].attention.to_q
     with torch.inference_mode():
         to_q.weight = torch.nn.Parameter(2 * to_q.weight, requires_grad=False)
     yield
 
 
 def change_an_eps(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    model.model.decoder.stack.blocks[0].attention.norm.eps = 0.5
+    model.model.decoder.stack.layers[0].attention.norm.eps = 0.5
     yield
 
 
 def replace_a_forward(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    to_q = model.model.decoder.stack.blocks[0].attention.to_q
+    to_q = model.model.decoder.stack.layers[0].attention.to_q
     to_q.forward = lambda x: 2 * torch.nn.functional.linear(x, to_q.weight)
     yield
 
 
 def hook_inside(model: FeedbackTransformerForCausalLM) -> Iterator[None]:
-    to_q = model.model.decoder.stack.blocks[0].attention.to_q
+    to_q = model.model.decoder.stack.layers[0].attention.to_q
     handle = to_q.register_forward_hook(lambda module, inputs, output: 2 * output)
     yield
     handle.remove()

@@ -15,7 +15,7 @@ EMPTY_KERNEL = "\n".join(
         "int64_t most_rows() { return 256 * omp_get_max_threads(); }",
         "int64_t multiplies_bf16() { return 0; } int64_t bytes_to_stream() { return 0; }",
         *(f"int64_t panel_{name}() {{ return 16; }} void pack_{name}() {{}}" for name in NAMES),
-        *(f"void {call}_{name}() {{}}" for call in ("forward", "backward", "end_block") for name in TYPES),
+        *(f"void {call}_{name}() {{}}" for call in ("forward", "backward", "end_strip") for name in TYPES),
         *(f"void forward_{name}() {{}} void product_{name}() {{}}" for name in NARROW.values()),
         "}\n",
     ]

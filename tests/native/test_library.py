@@ -202,7 +202,7 @@ def test_whatever_fails_is_a_warning_and_the_same_walk(
     assert re.search(reason, shown), shown
 
 
-@pytest.mark.parametrize("broken", ["forward_float64", "end_block_float32", "backward_bfloat16"])
+@pytest.mark.parametrize("broken", ["forward_float64", "end_strip_float32", "backward_bfloat16"])
 def test_one_broken_function_is_found(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
 ) -> None:

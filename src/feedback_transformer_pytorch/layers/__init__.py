@@ -1,4 +1,4 @@
-"""The modules of a block: sub-layers that own their parameters, each a function of states."""
+"""The modules of a layer: sub-layers that own their parameters, each a function of states."""
 
 from .attention import Attention as Attention
 from .attention import dropout_mask as dropout_mask

@@ -1,4 +1,4 @@
-"""The feed-forward of a block."""
+"""The feed-forward of a layer."""
 
 from __future__ import annotations
 

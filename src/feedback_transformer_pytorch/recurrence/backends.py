@@ -114,7 +114,7 @@ def needs_definition(stack: Stack, x: Tensor) -> str | None:
     config = stack.config
     if config.memory_norm == "layer" and len({norm.eps for norm in stack.memory_norms()}) > 1:
         return "the layers' norms have different eps"
-    for name, sublayer in stack.blocks[0].sublayers():
+    for name, sublayer in stack.layers[0].sublayers():
         if not any(cls in SUBLAYERS for cls in type(sublayer).__mro__):
             return f"no operations are known for {name}, a {type(sublayer).__name__}"
     return difference_from_configuration(stack, x)

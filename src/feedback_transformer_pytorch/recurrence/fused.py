@@ -30,7 +30,7 @@ def fused(stack: Stack, request: WalkRequest, *, recompute: bool = False) -> Wal
     """Walks a sequence through time, or calls `stepwise` where no backend applies.
 
     Args:
-        recompute: save only the states between blocks for the backward pass, and recompute the rest.
+        recompute: save only the states between layers for the backward pass, and recompute the rest.
     """
     if not len(request.x):
         return stepwise(stack, request)

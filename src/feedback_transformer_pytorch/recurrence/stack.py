@@ -1,8 +1,8 @@
-"""What is walked through time: the blocks, the mix of their states, and the projection into the memory."""
+"""What is walked through time: the layers, the mix of their states, and the projection into the memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -25,8 +25,8 @@ from ..position import POSITIONS
 NORM_EPS = 1e-5  # of the memory's norm without parameters, as nn.LayerNorm has it
 
 
-class Block(nn.Module):
-    """One layer: attention, attention over the context if there is one, feed-forward."""
+class Layer(nn.Module):
+    """Attention, attention over the context if there is one, feed-forward."""
 
     def __init__(self, config: FeedbackConfig) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Stack(nn.Module):
     """The parameters of the recurrence.
 
     Attributes:
-        layers: L blocks.
+        layers: L of them, an nn.ModuleList.
         to_kv: D to 2*G*E, keys first; the one projection of all layers, and of the memory. None where each layer has
             its own.
         norm: the one attention norm of all layers, and of the memory; None where each layer has its own.
@@ -61,7 +61,8 @@ class Stack(nn.Module):
     def __init__(self, config: FeedbackConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
+        layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.layers = cast(Sequence[Layer], layers)
         shares_kv = config.kv == "shared"
         self.to_kv = nn.Linear(config.dim, 2 * config.kv_dim, bias=False) if shares_kv else None
         self.norm = nn.LayerNorm(config.dim) if config.shares_norm else None
@@ -70,12 +71,7 @@ class Stack(nn.Module):
             heads=config.heads, dim_head=config.dim_head, distances=config.mem_len + config.seq_len
         )
         if config.initialisation == "authors":
-            scale_last_linears(self.layers)
-
-    @property
-    def blocks(self) -> list[Block]:
-        """The layers, as what they are."""
-        return cast(list[Block], list(self.layers))
+            scale_last_linears(layers)
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def untraced(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -98,7 +94,7 @@ class Stack(nn.Module):
         return torch.cat(keys, dim=-1), torch.cat(values, dim=-1)
 
     def _bank(self, layer: int, stored: Tensor) -> Tensor:
-        attention = self.blocks[layer].attention
+        attention = self.layers[layer].attention
         norm = self.norm if self.norm is not None else attention.norm
         to_kv = self.to_kv if self.to_kv is not None else attention.to_kv
         assert norm is not None
@@ -108,23 +104,23 @@ class Stack(nn.Module):
 
     def project_context(self, context: Tensor) -> ContextKeysValues:
         """A context (B, N, C) to the keys and values of all layers."""
-        pairs = [block.cross_attention.project(context) for block in self.blocks]
+        pairs = [layer.cross_attention.project(context) for layer in self.layers]
         return ContextKeysValues(*zip(*pairs, strict=True))
 
     def first_norm(self, states: Tensor) -> Tensor:
         """States (B, n, D) after the first layer's attention norm."""
-        norm = self.norm if self.norm is not None else self.blocks[0].attention.norm
+        norm = self.norm if self.norm is not None else self.layers[0].attention.norm
         assert norm is not None
         return norm(states)
 
     def memory_norms(self) -> list[nn.LayerNorm]:
         """The norms that the memory passes through with memory_norm="layer", bank by bank."""
-        norms = [self.norm if self.norm is not None else block.attention.norm for block in self.blocks]
+        norms = [self.norm if self.norm is not None else layer.attention.norm for layer in self.layers]
         return [norm for norm in norms[: self.config.banks] if norm is not None]
 
     def reaches(self) -> list[Tensor]:
         """For each layer the largest distance that any of its heads sees, a number (); none without adaptive spans."""
-        spans = [block.attention.span for block in self.blocks]
+        spans = [layer.attention.span for layer in self.layers]
         return [span.reach() for span in spans if span is not None]
 
     def reach(self) -> int:
@@ -134,6 +130,6 @@ class Stack(nn.Module):
 
     def span_loss(self) -> Tensor:
         """The sum over the layers of their heads' mean spans, in tokens: a number (). Zero without adaptive spans."""
-        spans = [block.attention.span for block in self.blocks]
+        spans = [layer.attention.span for layer in self.layers]
         losses = [span.loss() for span in spans if span is not None]
         return torch.stack(losses).sum() if losses else self.layer_weight.new_zeros(())

@@ -32,9 +32,9 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
         mask = attention_mask(config, slots, slots, segment, length, request.visibility, x.device)
         seen = _blanked(stack, keys[:, keys.shape[1] - slots :], values[:, values.shape[1] - slots :], mask)
         states, weights = [state], None if record is None else list[Tensor]()
-        for layer, block in enumerate(stack.blocks):
-            bank = min(layer, config.banks - 1)
-            to_kv = stack.to_kv if stack.to_kv is not None else block.attention.to_kv
+        for number, layer in enumerate(stack.layers):
+            bank = min(number, config.banks - 1)
+            to_kv = stack.to_kv if stack.to_kv is not None else layer.attention.to_kv
             of_bank = [tensor.unflatten(-1, (config.banks, -1, config.dim_head))[:, :, bank] for tensor in seen]
             memory = MemoryView(
                 keys=of_bank[0],
@@ -46,7 +46,7 @@ def stepwise(stack: Stack, request: WalkRequest) -> Walked:
                 has_keys=mask.has_keys,
                 weights=weights,
             )
-            states.append(block(states[-1], memory, contexts[layer], stack.norm))
+            states.append(layer(states[-1], memory, contexts[number], stack.norm))
         if record is not None and weights:
             record.add(segment * config.seq_len, torch.stack(weights, dim=1), mask)
         if request.layer_states:

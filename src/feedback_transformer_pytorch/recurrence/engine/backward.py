@@ -54,15 +54,15 @@ class _BackwardWalk:
     def run(self) -> dict[str, Tensor]:
         walk, plan = self.walk, self.plan
         grad_x = torch.empty_like(self.states[0])
-        for blocks in reversed(plan.chunks):
-            chunk = self._chunk(blocks)
+        for strips in reversed(plan.chunks):
+            chunk = self._chunk(strips)
             if self.recompute:
                 self._recompute(chunk)
             stored = self._stored(chunk)
             for stage in walk.stages:
                 stage.prepare(chunk)
             self.steps.begin(chunk, stored)
-            self._walk_blocks(blocks)
+            self._walk_strips(strips)
             self._accumulate(chunk, stored)
             grad_x[chunk.segments[0].rows.start : chunk.segments[-1].rows.stop] = chunk.grad_states[0]
         self.steps.finish()
@@ -72,9 +72,9 @@ class _BackwardWalk:
             found |= stage.ops.input_gradients()
         return found | walk.gradients(self.grad_bias, self.grad_mix)
 
-    def _chunk(self, blocks: list[list[Segment]]) -> Chunk:
+    def _chunk(self, strips: list[list[Segment]]) -> Chunk:
         layout, get = self.layout, self.workspace.get
-        segments = [segment for block in blocks for segment in block]
+        segments = [segment for strip in strips for segment in strip]
         rows = slice(segments[0].rows.start, segments[-1].rows.stop)
         states = self.states[:, rows]
         values = layout.part(self.values, segments, self.plan.segments)
@@ -84,7 +84,7 @@ class _BackwardWalk:
         shape = (self.walk.config.depth, states.shape[1], states.shape[2])
         return Chunk(
             layout=layout,
-            blocks=blocks,
+            strips=strips,
             counts=[segment.rows.stop - segment.rows.start for segment in segments],
             names=names,
             has_keys=self.walk.buffer.has_keys(segments),
@@ -118,17 +118,17 @@ class _BackwardWalk:
                 out = None if after is None else chunk.value(f"{after}.input")[layer]
                 stage.recompute(layer, chunk, windows, out)
 
-    def _walk_blocks(self, blocks: list[list[Segment]]) -> None:
-        walk, index = self.walk, sum(map(len, blocks))
+    def _walk_strips(self, strips: list[list[Segment]]) -> None:
+        walk, index = self.walk, sum(map(len, strips))
         queries = walk.config.heads // walk.config.groups
         like = walk.x.new_empty(0, dtype=self.layout.precision.attention)
-        for block in reversed(blocks):
-            length = block[0].length
-            self.memory.begin(block[0].start, len(block), length, walk.config.depth, queries * length, like)
-            for place in reversed(range(len(block))):
+        for strip in reversed(strips):
+            length = strip[0].length
+            self.memory.begin(strip[0].start, len(strip), length, walk.config.depth, queries * length, like)
+            for place in reversed(range(len(strip))):
                 index -= 1
-                self.steps.step(block[place], place, index)
-            self.steps.end_block(block[0])
+                self.steps.step(strip[place], place, index)
+            self.steps.end_strip(strip[0])
 
     def _accumulate(self, chunk: Chunk, stored: StoredGradients) -> None:
         """Adds a chunk's parameter gradients."""

@@ -47,7 +47,7 @@ def derive(stack: Stack, parameters: Mapping[str, Tensor]) -> Derived:
     spans = reach = None
     if config.adaptive_span:
         steps = torch.arange(distances, device=stack.layer_weight.device)
-        modules = [block.attention.span for block in stack.blocks]
+        modules = [layer.attention.span for layer in stack.layers]
         spans = torch.stack([span.soft_mask(steps) for span in modules if span is not None])
         reach = torch.stack(stack.reaches())
     return Derived(mix, stack.position(distances), spans, reach, *_memory(stack))
@@ -58,9 +58,9 @@ def _memory(stack: Stack) -> tuple[Tensor | None, Tensor | None]:
     config, weights, biases = stack.config, [], []
     if config.kv == "shared" and config.memory_norm != "layer":
         return None, None
-    for block in stack.blocks[: config.banks]:
-        to_kv = stack.to_kv if stack.to_kv is not None else block.attention.to_kv
-        norm = stack.norm if stack.norm is not None else block.attention.norm
+    for layer in stack.layers[: config.banks]:
+        to_kv = stack.to_kv if stack.to_kv is not None else layer.attention.to_kv
+        norm = stack.norm if stack.norm is not None else layer.attention.norm
         assert to_kv is not None
         if config.memory_norm != "layer":
             weights.append(to_kv.weight)

@@ -64,10 +64,10 @@ class BackwardSteps(Protocol):
         """Begins a chunk, which the sub-layers have prepared."""
 
     def step(self, segment: Segment, place: int, index: int) -> None:
-        """Walks one segment, number `place` of its block and `index` of its chunk, down all layers."""
+        """Walks one segment, number `place` of its strip and `index` of its chunk, down all layers."""
 
-    def end_block(self, segment: Segment) -> None:
-        """Gives the slots before a block, whose first segment was the last step, the gradients from all its queries."""
+    def end_strip(self, segment: Segment) -> None:
+        """Gives the slots before a strip, whose first segment was the last step, the gradients from all its queries."""
 
     def finish(self) -> None:
         """Does what is left to do after the last step."""

@@ -122,7 +122,7 @@ class TorchBackwardSteps:
         for stage in walk.stages:
             stage.ops.end_step(segment, place, index, window)
 
-    def end_block(self, segment: Segment) -> None:
+    def end_strip(self, segment: Segment) -> None:
         self._memory.end()
 
     def finish(self) -> None:

@@ -65,7 +65,7 @@ class WalkSpec(NamedTuple):
         """That of a request, in the types of `precision`."""
         config, saved, masks = stack.config, dict[str, Saved](), dict[str, Saved]()
         made = request.context if isinstance(request.context, ContextKeysValues) else None
-        for number, (name, module) in enumerate(stack.blocks[0].sublayers()):
+        for number, (name, module) in enumerate(stack.layers[0].sublayers()):
             ops = kind_of(module).ops
             saved |= Residual.saved(name, number, config, request.x.dtype)
             saved |= {f"{name}.{key}": kind for key, kind in ops.saved(config, precision).items()}
@@ -95,7 +95,7 @@ class Walk:
     """The ops of all layers, set up for one sequence.
 
     Attributes:
-        stages: the sub-layers of a block in their order, each in all layers.
+        stages: the sub-layers of a layer in their order, each in all layers.
         project: what makes keys and values of all banks from what is stored.
         memory_norm: the norm before that, without parameters; None for none.
     """
@@ -134,7 +134,7 @@ class Walk:
         self.wide = torch.promote_types(precision.attention, torch.float32)
         self._set_up_terms(precision)
         self._set_up_memory(precision, buffer)
-        self.stages = [self._stage(name) for name, _ in spec.stack.blocks[0].sublayers()]
+        self.stages = [self._stage(name) for name, _ in spec.stack.layers[0].sublayers()]
 
     def _set_up_terms(self, precision: Precision) -> None:
         self.biases = [term for term in self.derived.terms if isinstance(term, DistanceBias)]
@@ -178,8 +178,8 @@ class Walk:
 
     def _stage(self, name: str) -> Residual:
         """One sub-layer in all layers."""
-        blocks, config = self.spec.stack.blocks, self.config
-        modules: list[Any] = [dict(block.sublayers())[name] for block in blocks]
+        layers, config = self.spec.stack.layers, self.config
+        modules: list[Any] = [dict(layer.sublayers())[name] for layer in layers]
         names = [f"layers.{layer}.{name}" for layer in range(config.depth)]
         ops = kind_of(modules[0]).build(self, modules, names)
         shared = self.spec.stack.norm

@@ -1,4 +1,4 @@
-"""How a sequence is split for the walk: segments, blocks of segments, and chunks of blocks."""
+"""How a sequence is split for the walk: segments, strips of segments, and chunks of strips."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Segments whose keys' and values' gradients are gathered together, and rows whose parameter gradients are: larger is
-# fewer and larger products, but more to store.
-BLOCK_QUERIES = 8
+# Queries of a strip, whose gradients of keys and values are gathered together, and rows of a chunk, whose gradients of
+# parameters are. Larger ones make fewer and larger products, but need more memory.
+STRIP_QUERIES = 8
 CHUNK_ROWS = 1024
 
 
@@ -63,20 +63,20 @@ class Plan:
 
     @cached_property
     def chunks(self) -> list[list[list[Segment]]]:
-        """Chunks of blocks of segments, in order; within a block all segments are equally long."""
+        """Chunks of strips of segments, in order; within a strip all segments are equally long."""
         whole = self.time // self.seq_len
-        size = max(1, BLOCK_QUERIES // self.seq_len)
-        blocks = [self.segments[first : min(first + size, whole)] for first in range(0, whole, size)]
+        size = max(1, STRIP_QUERIES // self.seq_len)
+        strips = [self.segments[first : min(first + size, whole)] for first in range(0, whole, size)]
         if whole < len(self.segments):
-            blocks.append(self.segments[whole:])
+            strips.append(self.segments[whole:])
         chunks: list[list[list[Segment]]] = []
         rows = CHUNK_ROWS
-        for block in blocks:
+        for strip in strips:
             if rows >= CHUNK_ROWS:
                 chunks.append([])
                 rows = 0
-            chunks[-1].append(block)
-            rows += sum(self.row_counts[segment.index] for segment in block)
+            chunks[-1].append(strip)
+            rows += sum(self.row_counts[segment.index] for segment in strip)
         return chunks
 
     def filled(self, segment: Segment) -> int:

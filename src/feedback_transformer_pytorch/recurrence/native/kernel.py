@@ -43,7 +43,7 @@ def streams_for(in_bytes: int) -> int:
 class Kernel:
     """The kernel set up for one direction of a walk.
 
-    `forward`, or `backward` and `end_block`, take the model and the structure of that direction.
+    `forward`, or `backward` and `end_strip`, take the model and the structure of that direction.
     """
 
     def __init__(self, walk: Walk, *, transposed: bool, narrow: bool = False) -> None:
@@ -58,7 +58,7 @@ class Kernel:
         name, packed_dtype = _packed_type(walk, narrow)
         if transposed:
             self.backward = getattr(compiled, f"backward_{name}")
-            self.end_block = getattr(compiled, f"end_block_{name}")
+            self.end_strip = getattr(compiled, f"end_strip_{name}")
         else:
             self.forward = getattr(compiled, f"forward_{name}")
         self._transposed = transposed
@@ -84,7 +84,7 @@ class Kernel:
             hidden=config.hidden_dim,
             slots=plan.slots,
             pair_stride=(plan.slots + plan.time) * config.dim_head,
-            blocks=ctypes.addressof(layers),
+            layer_weights=ctypes.addressof(layers),
             to_kv=self._linear(walk.project.weight, None),
             mix=None if walk.mix_weight is None else self._address(walk.mix_weight.to(x.dtype)),
         )

@@ -128,7 +128,7 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
         panel, pack = getattr(compiled, f"panel_{name}"), getattr(compiled, f"pack_{name}")
         panel.restype = number
         pack.argtypes, pack.restype = [address, *[number] * 4, ctypes.c_double, address, number], None
-        for call in ("forward", "backward", "end_block") if name in names else ("forward",):
+        for call in ("forward", "backward", "end_strip") if name in names else ("forward",):
             function = getattr(compiled, f"{call}_{name}")
             function.argtypes, function.restype = [address, address], None
     for name in NARROW.values():

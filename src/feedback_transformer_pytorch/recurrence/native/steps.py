@@ -190,9 +190,9 @@ class KernelBackwardSteps:
         if walk.config.position == "legacy" and self._bias is not None:
             walk.buffer.add_bias_gradient(segment, self._scores_workspace[segment.length], self._bias)
 
-    def end_block(self, segment: Segment) -> None:
+    def end_strip(self, segment: Segment) -> None:
         at, _ = self._calls[segment.length]
-        self._kernel.end_block(ctypes.byref(self._kernel.model), ctypes.byref(at))
+        self._kernel.end_strip(ctypes.byref(self._kernel.model), ctypes.byref(at))
 
     def finish(self) -> None:
         """Adds the gradients of the biases that were gathered by place in the window."""

@@ -56,7 +56,7 @@ class LayerWeights(ctypes.Structure):
 class Model(ctypes.Structure):
     _fields_ = [
         *_numbers("threads layers batch groups heads_per_group width dim hidden slots pair_stride"),
-        *_addresses("blocks"),
+        *_addresses("layer_weights"),
         ("to_kv", PackedLinear),
         *_addresses("mix memory_norm position position_t bucket_starts bucket_of"),
         *_numbers("farthest"),

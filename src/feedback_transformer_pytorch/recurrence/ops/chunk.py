@@ -17,9 +17,9 @@ class Chunk:
 
     Attributes:
         layout: that of the walk.
-        blocks: the segments, block by block; all segments of a block are equally long.
+        strips: the segments, strip by strip; all segments of a strip are equally long.
         counts: rows of each segment.
-        names: of the sub-layers of a block, in their order.
+        names: of the sub-layers of a layer, in their order.
         has_keys: (Rc, 1), False for rows that see nothing at all; None when every row sees something.
         states: (L+1, Rc, D), the inputs of the layers and the top.
         values: what the sub-layers saved, dropout masks among it.
@@ -28,7 +28,7 @@ class Chunk:
     """
 
     layout: Layout
-    blocks: list[list[Segment]]
+    strips: list[list[Segment]]
     counts: list[int]
     names: list[str]
     has_keys: Tensor | None
@@ -40,7 +40,7 @@ class Chunk:
     @cached_property
     def segments(self) -> list[Segment]:
         """All segments in their order."""
-        return [segment for block in self.blocks for segment in block]
+        return [segment for strip in self.strips for segment in strip]
 
     @cached_property
     def steps(self) -> list[list[Step]]:

@@ -23,8 +23,8 @@ from .parameters import Parameters
 from .sublayer import SublayerOps
 
 
-class _Block(NamedTuple):
-    """A block of a chunk: its steps `first` to `last`, each of `length` tokens, and their rows."""
+class _Strip(NamedTuple):
+    """A strip of a chunk: its steps `first` to `last`, each of `length` tokens, and their rows."""
 
     first: int
     last: int
@@ -35,7 +35,7 @@ class _Block(NamedTuple):
 class CrossAttentionOps(SublayerOps):
     """The cross-attention of all layers. The context's keys and values are made once.
 
-    Since they do not change in time, the probabilities need not be saved: the backward pass recomputes those of a block
+    Since they do not change in time, the probabilities need not be saved: the backward pass recomputes those of a strip
     in one product. So what is saved of a row does not grow with the context.
     """
 
@@ -140,28 +140,28 @@ class CrossAttentionOps(SublayerOps):
         self._grad_out[layer] = self._workspace.get(f"grad_out.{layer}", tuple(q.shape), q)
 
     def split(self, chunk: Chunk) -> None:
-        self._chunk, self._blocks = chunk, self._blocks_of(chunk)
+        self._chunk, self._strips = chunk, self._strips_of(chunk)
         self._step_grad_q = [rows.split(chunk.counts) for rows in self._grad_q]
         self._step_grad_out = [rows.split(chunk.counts) for rows in self._grad_out]
 
-    def _blocks_of(self, chunk: Chunk) -> list[_Block]:
-        """For each step of a chunk its block."""
-        found: list[_Block] = []
+    def _strips_of(self, chunk: Chunk) -> list[_Strip]:
+        """For each step of a chunk its strip."""
+        found: list[_Strip] = []
         start = 0
-        for segments in chunk.blocks:
+        for segments in chunk.strips:
             first, length = len(found), segments[0].length
             stop = start + len(segments) * length * self._batch
-            found += [_Block(first, first + len(segments) - 1, length, slice(start, stop))] * len(segments)
+            found += [_Strip(first, first + len(segments) - 1, length, slice(start, stop))] * len(segments)
             start = stop
         return found
 
     def begin_step(self, index: int) -> None:
-        block = self._blocks[index]
-        if index < block.last:
+        strip = self._strips[index]
+        if index < strip.last:
             return
-        steps = block.last - block.first + 1
+        steps = strip.last - strip.first + 1
         for layer, keys_t in enumerate(self._keys_t):
-            q = self._by_query(self._chunk.value("cross_attention.q")[layer][block.rows], block.length)
+            q = self._by_query(self._chunk.value("cross_attention.q")[layer][strip.rows], strip.length)
             shape = (q.shape[0], q.shape[1], keys_t.shape[2])
             probabilities, grad_scores = (
                 self._workspace.get(f"{name}.{layer}", shape, q) for name in ("probabilities", "grad_scores")
@@ -172,7 +172,7 @@ class CrossAttentionOps(SublayerOps):
             self._grad_scores[layer] = grad_scores.unflatten(1, (steps, -1))
 
     def step_backward(self, layer: int, index: int, grad: Tensor, window: Window, out: Tensor) -> Tensor:
-        core, place = self._core, index - self._blocks[index].first
+        core, place = self._core, index - self._strips[index].first
         probabilities = self._probabilities[layer][:, place].contiguous()
         mask = self._chunk.steps[index][layer].get("cross_attention.mask")
         grad_q, grad_out = self._step_grad_q[layer][index], self._step_grad_out[layer][index]
@@ -187,20 +187,20 @@ class CrossAttentionOps(SublayerOps):
         return self.to_q[layer].step_backward(grad_q, out=out)
 
     def end_step(self, segment: Segment, place: int, index: int, window: Window) -> None:
-        """At the end of a block, gives its part to the gradients of the context's keys and values."""
-        block = self._blocks[index]
-        if index > block.first:
+        """At the end of a strip, gives its part to the gradients of the context's keys and values."""
+        strip = self._strips[index]
+        if index > strip.first:
             return
         mask, q = self._chunk.values.get("cross_attention.mask"), self._chunk.value("cross_attention.q")
         for layer, (grad_keys, grad_values) in enumerate(self._grad):
             weights = self._probabilities[layer].flatten(1, 2)
             if mask is not None:
-                weights = weights * self._by_query(mask[layer][block.rows], block.length)
+                weights = weights * self._by_query(mask[layer][strip.rows], strip.length)
             for total, factors, rows in (
                 (grad_keys, self._grad_scores[layer].flatten(1, 2), q[layer]),
                 (grad_values, weights, self._grad_out[layer]),
             ):
-                total.add_(torch.bmm(factors.transpose(1, 2), self._by_query(rows[block.rows], block.length)))
+                total.add_(torch.bmm(factors.transpose(1, 2), self._by_query(rows[strip.rows], strip.length)))
 
     def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:
         grad, out = self._where_seen(grad, chunk.counts), chunk.value("cross_attention.out")[layer]

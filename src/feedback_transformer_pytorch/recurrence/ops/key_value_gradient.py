@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class KeyValueGradient:
-    """The gradient of the memory's keys and values, for a block of C segments, in reverse time order.
+    """The gradient of the memory's keys and values, for a strip of C segments, in reverse time order.
 
-    A slot is seen by every later query of its window, in all L/K layers of its bank. Within the block, the queries
+    A slot is seen by every later query of its window, in all L/K layers of its bank. Within the strip, the queries
     after a segment give their part when the backward pass reaches it, in one product over segments and layers; what the
-    block's queries give to slots before it is one product when the block is done.
+    strip's queries give to slots before it is one product when the strip is done.
 
     Attributes:
         total: (2, K*BG, n + T, E), the gradients of the keys and of the values; what comes from outside stands in it
             from the start.
-        start: the block's first token.
+        start: the strip's first token.
         grad_scores_band: (2, K*BG, C, L/K, Q, n + C*s), the gradients of the scores, and the weights of the values.
         operands: (2, K*BG, C, L/K, Q, E), what they multiply: queries, and gradients of the outputs.
     """
@@ -26,7 +26,7 @@ class KeyValueGradient:
         self._shape: tuple[int, int] | None = None
 
     def begin(self, start: int, segments: int, length: int, layers: int, queries: int, like: Tensor) -> None:
-        """Begins a block of `segments` segments of `length` tokens at token `start`; `layers` is L, `queries` is Q, and
+        """Begins a strip of `segments` segments of `length` tokens at token `start`; `layers` is L, `queries` is Q, and
         `like` has the type to compute in."""
         self.start, self._length = start, length
         shape = (segments, length)
@@ -41,7 +41,7 @@ class KeyValueGradient:
         self.operands = like.new_empty(2, groups, segments, layers, queries, width)
 
     def slot(self, segment: int) -> Tensor:
-        """(2, K*BG, s, E): the finished gradient of the slots that the block's segment number `segment` wrote."""
+        """(2, K*BG, s, E): the finished gradient of the slots that the strip's segment number `segment` wrote."""
         place = self._slots + self.start + segment * self._length
         total = self.total[:, :, place : place + self._length]
         if segment + 1 < self.grad_scores_band.shape[2]:
@@ -65,7 +65,7 @@ class KeyValueGradient:
         return layers.transpose(0, 1) if self._banks == 1 else layers.flatten(0, 1).unsqueeze(1)
 
     def end(self) -> None:
-        """Gives the slots before the block the gradients from all its queries."""
+        """Gives the slots before the strip the gradients from all its queries."""
         earlier = self.grad_scores_band[..., : self._slots].flatten(2, 4).flatten(0, 1)
         found = torch.bmm(earlier.transpose(1, 2), self.operands.flatten(2, 4).flatten(0, 1))
         self.total[:, :, self.start : self.start + self._slots].add_(found.view(2, -1, *found.shape[1:]))

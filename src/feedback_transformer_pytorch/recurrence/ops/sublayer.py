@@ -20,7 +20,7 @@ from .norm import Norm
 
 
 class SublayerOps:
-    """The same sub-layer of all blocks: a function of rows (R, D) without norm and residual.
+    """The same sub-layer of all layers: a function of rows (R, D) without norm and residual.
 
     `step` computes a step of one layer. The backward pass begins with `begin_backward` and goes chunk by chunk:
     `prepare` takes a chunk's inputs in bulk; `split` splits it into steps; between `begin_step` and `end_step` each
@@ -77,7 +77,7 @@ class SublayerOps:
         raise NotImplementedError
 
     def end_step(self, segment: Segment, place: int, index: int, window: Window) -> None:
-        """Ends a step, whose segment is number `place` of its block."""
+        """Ends a step, whose segment is number `place` of its strip."""
 
     def accumulate(self, layer: int, grad: Tensor, chunk: Chunk) -> None:
         """Adds a layer's parameter gradients; grad (Rc, D) is that of the outputs of the chunk."""

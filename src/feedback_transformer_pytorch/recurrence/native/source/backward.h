@@ -35,7 +35,7 @@ void backward(const Team& team, const Model<Real>& model, const Backward<Real>& 
     }
     team.barrier();
     for (Index layer = model.layers; layer-- > 0;) {
-        const LayerWeights<Real>& layer_weights = model.blocks[layer];
+        const LayerWeights<Real>& layer_weights = model.layer_weights[layer];
         const Real* grad = step.grad_states[layer + 1];
         Real* grad_hidden = step.grad_hidden[layer];
         product<Weight, Real, 1>(team, grad, rows, {layer_weights.from_hidden},

@@ -21,7 +21,7 @@ void forward(const Team& team, const Model<Real>& model, const Forward<Real>& st
     const Index dim = model.dim, rows = model.batch * segment.length, hidden = model.hidden;
     Real* weights = segment.weights + team.thread * (model.slots + segment.local);
     for (Index layer = 0; layer < model.layers; ++layer) {
-        const LayerWeights<Real>& layer_weights = model.blocks[layer];
+        const LayerWeights<Real>& layer_weights = model.layer_weights[layer];
         const Real* below = step.states[layer];
         norm(team, layer_weights.norm_attention, below, rows, dim, step.normed);
         team.barrier();

@@ -1,7 +1,7 @@
 // The functions that Python calls through ctypes. This is the kernel's only translation unit; the rest is in headers.
 //
 // The kernel walks a segment through all layers in one call, forward or backward, on a CPU. It computes the same as
-// `sublayers.py` and is independent of torch. It needs OpenMP, and the vector extensions of GCC or Clang.
+// `engine/torch_steps.py` and is independent of torch. It needs OpenMP, and the vector extensions of GCC or Clang.
 
 #include <cstdint>
 
@@ -31,8 +31,8 @@
     extern "C" void backward_##NAME(const Model<REAL>* model, const Backward<REAL>* step) {               \
         in_team(model->threads, [=](const Team& team) { backward<WEIGHT, REAL>(team, *model, *step); });  \
     }                                                                                                     \
-    extern "C" void end_block_##NAME(const Model<REAL>* model, const Backward<REAL>* step) {              \
-        in_team(model->threads, [=](const Team& team) { end_block<REAL>(team, *model, *step); });         \
+    extern "C" void end_strip_##NAME(const Model<REAL>* model, const Backward<REAL>* step) {              \
+        in_team(model->threads, [=](const Team& team) { end_strip<REAL>(team, *model, *step); });         \
     }
 
 // A walk forward with rounded weights, and their product with x (R, in) alone.

@@ -1,4 +1,4 @@
-// The gradients of the memory's keys and values. For each query of a block, `attend_backward` has written a vector (an
+// The gradients of the memory's keys and values. For each query of a strip, `attend_backward` has written a vector (an
 // operand) and a line of weights, one for each slot (the band). The gradient of a slot is the weighted sum of operands.
 
 #pragma once
@@ -11,7 +11,7 @@
 
 namespace {
 
-// Writes the gradient of the keys and values that the segment stored: `total`, and what the later segments of its block
+// Writes the gradient of the keys and values that the segment stored: `total`, and what the later segments of its strip
 // contribute.
 template <class Real> void slot_gradient(const Team& team, const Model<Real>& model, const Backward<Real>& step) {
     const Index width = model.width, length = step.segment.length, queries = model.heads_per_group * length;
@@ -34,9 +34,9 @@ template <class Real> void slot_gradient(const Team& team, const Model<Real>& mo
     }
 }
 
-// Adds what all queries of a block contribute to the gradients of the slots before the block. `step` is that of the
-// block's first segment.
-template <class Real> void end_block(const Team& team, const Model<Real>& model, const Backward<Real>& step) {
+// Adds what all queries of a strip contribute to the gradients of the slots before the strip. `step` is that of the
+// strip's first segment.
+template <class Real> void end_strip(const Team& team, const Model<Real>& model, const Backward<Real>& step) {
     const Index lines = step.places * model.layers * model.heads_per_group * step.segment.length;
     const auto [begin, end] = team.share(2 * model.pairs());
     for (Index half_pair = begin; half_pair < end; ++half_pair) {

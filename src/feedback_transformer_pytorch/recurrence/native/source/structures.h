@@ -1,5 +1,5 @@
 // The structures that Python hands over. `structures.py` declares the same fields in the same order. The axis letters
-// are those of docs/design.md, and C is the number of segments of a block. What is "written" is a result.
+// are those of docs/design.md, and C is the number of segments of a strip. What is "written" is a result.
 
 #pragma once
 
@@ -43,7 +43,7 @@ template <class Real> struct LayerWeights {
 template <class Real> struct Model {
     Index threads, layers, batch, groups, heads_per_group, width, dim, hidden;  // G, H/G, E, D, F
     Index slots, pair_stride;          // n; in a buffer of keys or values, from a batch row and group to the next
-    const LayerWeights<Real>* blocks;  // (L,)
+    const LayerWeights<Real>* layer_weights;  // (L,)
     PackedLinear<Real> to_kv;
     const Real* mix;                       // (L+1,), or null to store the top state
     const NormWeights<Real>* memory_norm;  // or null
@@ -88,10 +88,10 @@ template <class Real> struct Backward {
     Layers<Real> grad_products;                   // (R, H * buckets), of the products with `position`, written
     const Real *mixed, *mixed_mean, *mixed_rstd;  // the input of the memory's norm and its statistics, or null
     Real *grad_mixed, *grad_kv;                   // (R, D), (R, 2*G*E), written
-    Real* total;                                  // (2, BG, S, E), gradients from outside and from later blocks
+    Real* total;                                  // (2, BG, S, E), gradients from outside and from later strips
     Index total_stride;                           // from the keys to the values
-    Real *grad_scores_band, *operands;            // of the block, (2, BG, C, L, Q, columns) and (2, BG, C, L, Q, E)
-    Index place, places, columns;                 // the segment's number in its block; C; the columns of the band
+    Real *grad_scores_band, *operands;            // of the strip, (2, BG, C, L, Q, columns) and (2, BG, C, L, Q, E)
+    Index place, places, columns;                 // the segment's number in its strip; C; the columns of the band
     Real* grad_bias;                              // (threads, H, S, n + local), added to; or null
     Index grad_bias_stride;                       // from a thread to the next
     Real *grad_middle_whole, *grad_out;           // workspace: (R, D), (R, H*E)
