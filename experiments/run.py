@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from feedback_transformer_pytorch.errors import DivergedError
+from feedback_transformer_pytorch.errors import DivergedError, InputError
 from feedback_transformer_pytorch.files import write_atomically
 from feedback_transformer_pytorch.training.interrupt import Stopped
 from feedback_transformer_pytorch.training.loop import train
@@ -104,8 +104,12 @@ def run_alone(row: Row, runs: Path) -> None:
     """Runs a row in a process that gets no signals of the terminal or of the group, but only those of its parent."""
     os.setpgrp()
     torch.set_num_threads(1)
-    with contextlib.suppress(Stopped):
+    try:
         run_row(row, runs)
+    except Stopped:
+        pass
+    except InputError as error:
+        sys.exit(f"{row.table}/{row.name}: {error}")
 
 
 def chosen(names: Sequence[str]) -> list[Row]:

@@ -246,6 +246,16 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"good", "fine"}
 
 
+def test_a_row_whose_text_is_missing_is_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    row = named("text/small-feedback")
+    row = dataclasses.replace(row, options={**row.options, "files": [str(tmp_path / "missing.txt")]})
+    assert run.run_side_by_side([row], 1, tmp_path) == ["text/small-feedback"]
+    shown = capfd.readouterr().err
+    assert shown.startswith("text/small-feedback: ")
+    assert "missing.txt" in shown
+    assert shown.count("\n") == 1
+
+
 def wait_for_a_signal(row: rows.Row, runs: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     (runs / "waits").touch()
