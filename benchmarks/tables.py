@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check = parser.parse_args(argv).check
     for path, tables in (
         (README, {"speed": speed}),
-        (PAGE, {"memory": memory, "weights": weights, "relative": relative}),
+        (PAGE, {"avx2": avx2, "memory": memory, "weights": weights, "relative": relative}),
     ):
         old = path.read_text(encoding="utf-8")
         new = with_tables(old, tables)
@@ -62,6 +62,16 @@ def speed() -> str:
         figures = [f(row) for row in found for f in (speed_over_reference, time_over_parallel)]
         rows.append([name, *(f"{shape[field]:,}" for field in LETTERS.values()), *figures])
     return markdown(head, rows)
+
+
+def avx2() -> str:
+    """The same in fp32 on a processor without AVX-512."""
+    report = read("speed-avx2-cpu-fp32")
+    rows = []
+    for name in report["shapes"]:
+        found = result(report, name, "fused")["forward_backward"]
+        rows.append([name, speed_over_reference(found), time_over_parallel(found)])
+    return markdown(["shape", "speed over 0.0.11", "time over parallel"], rows)
 
 
 def speed_over_reference(row: dict[str, float]) -> str:
