@@ -271,9 +271,13 @@ def test_ctrl_c_stops_the_rows(tmp_path: Path) -> None:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(SystemExit) as raised:
-        run.run_side_by_side([ROWS[0], ROWS[1]], 1, tmp_path, wait_for_a_signal)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(SystemExit) as raised:
+            run.run_side_by_side([ROWS[0], ROWS[1]], 1, tmp_path, wait_for_a_signal)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert raised.value.code == 130
     assert (tmp_path / "ended").exists()
 
