@@ -65,7 +65,7 @@ def speed() -> str:
 
 
 def avx2() -> str:
-    """The same in fp32 on a processor without AVX-512."""
+    """Forward and backward in fp32 on a processor without AVX-512."""
     report = read("speed-avx2-cpu-fp32")
     rows = []
     for name in report["shapes"]:

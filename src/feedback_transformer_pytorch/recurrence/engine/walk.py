@@ -95,7 +95,7 @@ class Walk:
     """The ops of all layers, set up for one sequence.
 
     Attributes:
-        stages: the sub-layers of a layer in their order, each in all layers.
+        stages: the sub-layers in their order, each in all layers.
         project: what makes keys and values of all banks from what is stored.
         memory_norm: the norm before that, without parameters; None for none.
     """
